@@ -1,0 +1,198 @@
+"""Every setting, where it comes from, and the check that it is one.
+
+Order, later wins: defaults, `stepwell.toml`, command-line flags. Each part of the system receives
+its own section and never the whole. "auto" values are resolved in `engine/resolve.py`, each with
+a Decision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stepwell.base.errors import ConfigError, unknown_name
+from stepwell.base.units import parse_bytes
+
+AUTO = "auto"
+
+
+def _setting(default: Any, text: str) -> Any:
+    """A field with its help text, which the docs and `--help` show."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """[model]: what is served."""
+
+    path: str = _setting("house", "folder of a Hugging Face checkpoint, or `house`")
+    name: str = _setting("", "name in the API; default: the last part of the path")
+    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "where weights and pool live")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = _setting(
+        "auto", "precision of weights and KV; auto: as the checkpoint"
+    )
+    max_model_len: int = _setting(0, "longest sequence in tokens; 0: as the model allows")
+    random_weights: bool = _setting(False, "fill the shape with random numbers (benchmarks only)")
+    verify: bool = _setting(True, "compare an untested architecture with transformers at load")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """[cache]: the paged KV pool."""
+
+    block_size: int = _setting(16, "tokens per block, a power of two")
+    pool: str = _setting(AUTO, "size of the KV pool, such as 2GiB; auto: from free memory")
+    prefix_caching: bool = _setting(True, "reuse blocks of equal prefixes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """[scheduler]: who runs in a step."""
+
+    max_step_tokens: int = _setting(512, "tokens per step; longer prompts are chunked")
+    max_sequences: int = _setting(64, "sequences per step")
+    max_waiting: int = _setting(1024, "requests that may wait; more are refused with 429")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """[server]: the HTTP edge."""
+
+    host: str = _setting("127.0.0.1", "address; any but loopback needs API keys")
+    port: int = _setting(8000, "port; 0: any free one")
+    api_keys: tuple[str, ...] = _setting((), "keys as `tenant:key`, or a key alone")
+    api_keys_file: str = _setting("", "file with one such entry a line")
+    max_body: str = _setting("4MiB", "largest request body")
+    requests_per_minute: int = _setting(0, "per tenant; 0: no limit")
+    tokens_per_minute: int = _setting(0, "prompt and output tokens per tenant; 0: no limit")
+    request_timeout: float = _setting(600.0, "seconds until a request is aborted")
+    shutdown_grace: float = _setting(30.0, "seconds for running requests when stopping")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All sections of `stepwell.toml`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Settings from a file (if given) with `section.key` overrides (None values are ignored).
+
+    Raises ConfigError for a file that cannot be read, an unknown key or a wrong value.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    for dotted, value in (overrides or {}).items():
+        if value is not None:
+            section, key = dotted.split(".")
+            table.setdefault(section, {})[key] = value
+    return _build(Config, table, where="")
+
+
+def describe_settings() -> list[tuple[str, str, str, str]]:
+    """(`section.key`, type, default, help) of every setting, for the docs and `--help`."""
+    rows = []
+    for section in dataclasses.fields(Config):
+        cls = typing.get_type_hints(Config)[section.name]
+        hints = typing.get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            name = f"{section.name}.{item.name}"
+            rows.append(
+                (name, _type_name(hints[item.name]), repr(item.default), item.metadata["help"])
+            )
+    return rows
+
+
+def _build(cls: Any, table: Mapping[str, Any], *, where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{where}{key}"
+        if key not in hints:
+            kind = f"setting in [{where[:-1]}]" if where else "section"
+            message, hint = unknown_name(kind, key, hints)
+            raise ConfigError(message, hint=hint, param=name)
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{name} must be a section.", hint=f"Write [{name}].", param=name)
+            values[key] = _build(hints[key], value, where=f"{name}.")
+        else:
+            values[key] = _coerce(name, value, hints[key])
+    return cls(**values)
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value in typing.get_args(hint):
+            return value
+        valid = ", ".join(typing.get_args(hint))
+        raise ConfigError(f"{name} is {value!r}.", hint=f"Valid: {valid}.", param=name)
+    if (
+        origin is tuple
+        and isinstance(value, list | tuple)
+        and all(isinstance(item, str) for item in value)
+    ):
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (str, int, float, bool) and type(value) is hint:
+        return value
+    raise ConfigError(f"{name} is {value!r}.", hint=f"It must be a {_type_name(hint)}.", param=name)
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " | ".join(typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return "list of strings"
+    if isinstance(hint, types.UnionType):
+        return str(hint)
+    return {str: "string", int: "integer", float: "number", bool: "boolean"}[hint]
+
+
+def _check(config: Config) -> None:
+    """Ranges that single fields cannot express."""
+    size = config.cache.block_size
+    _require(size >= 1 and size & (size - 1) == 0, "cache.block_size", size, "a power of two")
+    if config.cache.pool != AUTO:
+        _require(parse_bytes(config.cache.pool) > 0, "cache.pool", config.cache.pool, "positive")
+    for name in ("max_step_tokens", "max_sequences", "max_waiting"):
+        value = getattr(config.scheduler, name)
+        _require(value >= 1, f"scheduler.{name}", value, "at least 1")
+    _require(
+        config.model.max_model_len >= 0,
+        "model.max_model_len",
+        config.model.max_model_len,
+        "0 or more",
+    )
+    server = config.server
+    _require(0 <= server.port <= 65535, "server.port", server.port, "between 0 and 65535")
+    _require(parse_bytes(server.max_body) > 0, "server.max_body", server.max_body, "positive")
+    for name in ("requests_per_minute", "tokens_per_minute", "request_timeout", "shutdown_grace"):
+        value = getattr(server, name)
+        _require(value >= 0, f"server.{name}", value, "0 or more")
+
+
+def _require(valid: bool, name: str, value: object, expected: str) -> None:  # noqa: FBT001
+    if not valid:
+        raise ConfigError(f"{name} is {value!r}.", hint=f"It must be {expected}.", param=name)

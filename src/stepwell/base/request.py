@@ -1,0 +1,132 @@
+"""What goes into the engine and what comes out: plain data, no behaviour.
+
+A `GenerationRequest` enters once; `Delta`s leave, one or more per choice, the last of each choice
+carrying a finish reason. A request is over when all its `n` choices have finished.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from stepwell.base.errors import StepwellError
+from stepwell.base.sampling import SamplingParams
+
+
+class FinishReason(enum.Enum):
+    """Why a choice ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request, tokenized. `tenant` salts the prefix key, so tenants never share blocks.
+
+    `priority`: lower runs first (as in vLLM). `arrival`: seconds on the monotonic clock.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    arrival: float
+    priority: int = 0
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities at one position: the chosen token, its rank (1 is likeliest),
+    and the likeliest alternatives, best first."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one choice. `cached_tokens` of the prompt came from the prefix cache."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Moments of one choice in seconds on the monotonic clock; None where it never came to it."""
+
+    arrival: float
+    scheduled: float | None
+    first_token: float | None
+    finished: float
+    preemptions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What one step added to one choice of one request.
+
+    `text` is the new text, `token_ids` the new tokens (a token may add no text until the next one
+    completes its characters). `usage` and `timings` come with the finish reason;
+    `prompt_logprobs` (first entry None: nothing predicts the first token) come with the first
+    delta. `error` explains FinishReason.ERROR.
+    """
+
+    request_id: str
+    index: int
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    error: StepwellError | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes of the device at one moment.
+
+    `used`: blocks that a running sequence holds. `cached`: blocks that only the prefix cache
+    holds. `waste`: slots inside used blocks that hold no token. `workspace`: step buffers.
+    """
+
+    weights: int = 0
+    pool: int = 0
+    used: int = 0
+    cached: int = 0
+    waste: int = 0
+    workspace: int = 0
+
+    @property
+    def free(self) -> int:
+        """Bytes of the pool that hold nothing."""
+        return self.pool - self.used - self.cached
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters since the start, and gauges at this moment."""
+
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    finished: dict[str, int] = field(default_factory=dict)
+    blocks_total: int = 0
+    blocks_used: int = 0
+    blocks_cached: int = 0
+    memory: MemoryUse = MemoryUse()
+    waste_ratio_mean: float = 0.0

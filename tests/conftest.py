@@ -1,0 +1,13 @@
+"""What all tests share: the environment they run in."""
+
+from __future__ import annotations
+
+import os
+
+# Re-count the engine's books after every step (see engine/build.py).
+os.environ.setdefault("STEPWELL_CHECK", "1")
+# Nothing here may reach the network for a model.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The models of the tests are tiny: a second thread only waits. Kernel tests ask for two themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
