@@ -1,0 +1,216 @@
+"""Block tables of the running sequences: admission with prefix hits, growth, commit, release.
+
+Life of a sequence here:
+
+    lookup   how many of its tokens are in the pool already          (changes nothing)
+    admit    take those blocks, and new ones for the first chunk
+    grow     new blocks for the next tokens, or NO_ROOM
+    commit   tokens are in the pool: full blocks get keys and can be found by others
+    release  blocks go back; those with keys stay cached until evicted
+
+A prompt of which *every* block is cached still needs its last token computed, to have logits. The
+last block is then copied into a private one (`CopyBlock`) and one token is recomputed in the copy,
+so no shared block is ever written.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stepwell.cache.blocks import BlockPool
+from stepwell.cache.keys import extend_keys, root_key
+
+
+class Room(enum.Enum):
+    """Answer to admit() and grow()."""
+
+    GRANTED = "granted"
+    NO_ROOM = "no room"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyBlock:
+    """Order: copy a whole block of the pool, before anything of this step is written.
+
+    The source stays referenced until `complete(order)`.
+    """
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMatch:
+    """What the pool holds of a sequence: `tokens` computed tokens in `blocks`.
+
+    With `copy_last` the last block is to be copied rather than shared. `awaited`: another
+    sequence is computing the next block at this moment, so waiting for it saves work.
+    """
+
+    tokens: int = 0
+    blocks: tuple[int, ...] = ()
+    copy_last: bool = False
+    awaited: bool = False
+
+    def without_copy(self, block_size: int) -> PrefixMatch:
+        """The same match less its last block, for when there is no room for the copy."""
+        assert self.copy_last
+        return PrefixMatch(tokens=(len(self.blocks) - 1) * block_size, blocks=self.blocks[:-1])
+
+
+@dataclass(slots=True)
+class BlockTable:
+    """One sequence's blocks. `keys` covers the full blocks of the tokens seen so far; the first
+    `published` of them are in the prefix index. `awaited`: keys that it announced at admission."""
+
+    root: bytes
+    blocks: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    tokens: int = 0
+    published: int = 0
+    awaited: list[bytes] = field(default_factory=list)
+
+
+class CacheManager:
+    """Block tables by sequence id, over one BlockPool. Not thread-safe: one engine owns it."""
+
+    def __init__(
+        self, *, num_blocks: int, block_size: int, namespace: bytes, prefix_caching: bool = True
+    ) -> None:
+        self.pool = BlockPool(num_blocks)
+        self.block_size = block_size
+        self._namespace = namespace
+        self._prefix_caching = prefix_caching
+        self._tables: dict[str, BlockTable] = {}
+        self._awaited: dict[bytes, str] = {}
+        self._orders: list[CopyBlock] = []
+        self._in_flight: set[CopyBlock] = set()
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that `tokens` tokens occupy."""
+        return -(-tokens // self.block_size)
+
+    def lookup(self, tokens: Sequence[int], *, tenant: str, keys: list[bytes]) -> PrefixMatch:
+        """The longest computed prefix of `tokens`. `keys` is the caller's store of this
+        sequence's keys and is extended here, so that a waiting request is hashed once."""
+        if not self._prefix_caching:
+            return PrefixMatch()
+        root = root_key(self._namespace, tenant)
+        full = len(tokens) // self.block_size
+        extend_keys(keys, tokens, count=full, block_size=self.block_size, root=root)
+        whole = len(keys) * self.block_size == len(tokens)
+        blocks = self.pool.find(keys)
+        if whole and blocks and len(blocks) == len(keys):
+            return PrefixMatch(tokens=len(tokens) - 1, blocks=tuple(blocks), copy_last=True)
+        awaited = len(blocks) < len(keys) and keys[len(blocks)] in self._awaited
+        return PrefixMatch(
+            tokens=len(blocks) * self.block_size, blocks=tuple(blocks), awaited=awaited
+        )
+
+    def room_needed(self, match: PrefixMatch, tokens: int) -> int:
+        """Available blocks that a sequence of `tokens` tokens takes, given its match."""
+        shared = match.blocks[:-1] if match.copy_last else match.blocks
+        fresh = self.blocks_for(tokens) - len(shared)
+        return fresh + self.pool.num_evictable_of(match.blocks)
+
+    def admit(
+        self, sequence_id: str, match: PrefixMatch, *, tenant: str, tokens: int, keys: list[bytes]
+    ) -> Room:
+        """Open a block table with room for the first `tokens` tokens, the matched ones included.
+
+        On NO_ROOM nothing has changed.
+        """
+        assert sequence_id not in self._tables, "admitted twice"
+        if self.room_needed(match, tokens) > self.pool.num_available:
+            return Room.NO_ROOM
+        table = BlockTable(root=root_key(self._namespace, tenant), tokens=match.tokens)
+        self.pool.acquire(match.blocks)
+        table.blocks = list(match.blocks)
+        table.published = len(match.blocks)
+        table.keys = keys[: len(match.blocks)]
+        if match.copy_last:
+            self._copy_last(table)
+        self._tables[sequence_id] = table
+        table.blocks += self.pool.allocate(self.blocks_for(tokens) - len(table.blocks))
+        table.awaited = keys[table.published :]
+        for key in table.awaited:
+            self._awaited.setdefault(key, sequence_id)
+        return Room.GRANTED
+
+    def grow(self, sequence_id: str, *, tokens: int) -> Room:
+        """Make room for the first `tokens` tokens of an admitted sequence."""
+        table = self._tables[sequence_id]
+        missing = self.blocks_for(tokens) - len(table.blocks)
+        if missing > self.pool.num_available:
+            return Room.NO_ROOM
+        if missing > 0:
+            table.blocks += self.pool.allocate(missing)
+        return Room.GRANTED
+
+    def commit(self, sequence_id: str, tokens: Sequence[int], *, computed: int) -> None:
+        """The first `computed` of `tokens` are in the pool; publish the blocks they fill."""
+        table = self._tables[sequence_id]
+        table.tokens = computed
+        full = computed // self.block_size
+        if not self._prefix_caching or full <= table.published:
+            return
+        extend_keys(table.keys, tokens, count=full, block_size=self.block_size, root=table.root)
+        for position in range(table.published, full):
+            key = table.keys[position]
+            self.pool.publish(table.blocks[position], key)
+            if self._awaited.get(key) == sequence_id:
+                del self._awaited[key]
+        table.published = full
+
+    def release(self, sequence_id: str) -> None:
+        """Close the table. Published blocks stay cached."""
+        table = self._tables.pop(sequence_id)
+        self.pool.release(table.blocks)
+        for key in table.awaited:
+            if self._awaited.get(key) == sequence_id:
+                del self._awaited[key]
+
+    def blocks_of(self, sequence_id: str) -> list[int]:
+        """Block ids of an admitted sequence, in order. The caller does not change the list."""
+        return self._tables[sequence_id].blocks
+
+    def take_orders(self) -> list[CopyBlock]:
+        """Orders since the last call; each must be carried out and completed."""
+        orders, self._orders = self._orders, []
+        self._in_flight.update(orders)
+        return orders
+
+    def complete(self, order: CopyBlock) -> None:
+        """The copy is done: let go of its source."""
+        self._in_flight.remove(order)
+        self.pool.release([order.source])
+
+    def unused_slots(self) -> int:
+        """Token slots in used blocks that hold no token."""
+        size = self.block_size
+        return sum(len(t.blocks) * size - t.tokens for t in self._tables.values())
+
+    def check(self) -> None:
+        """Re-count blocks and tables; raises AssertionError with what is wrong."""
+        self.pool.check()
+        held: dict[int, int] = {}
+        for table in self._tables.values():
+            assert len(set(table.blocks)) == len(table.blocks), "a block twice in one table"
+            assert table.tokens <= len(table.blocks) * self.block_size, "tokens beyond the blocks"
+            for block in table.blocks:
+                held[block] = held.get(block, 0) + 1
+        for order in [*self._orders, *self._in_flight]:
+            held[order.source] = held.get(order.source, 0) + 1
+        assert self.pool.num_used == len(held), "a used block belongs to no sequence"
+        assert set(self._awaited.values()) <= set(self._tables), "awaiting a sequence that is gone"
+
+    def _copy_last(self, table: BlockTable) -> None:
+        """Replace the shared last block by a private one; the order holds the shared one."""
+        source = table.blocks.pop()
+        table.published -= 1
+        table.keys.pop()
+        (target,) = self.pool.allocate(1)
+        table.blocks.append(target)
+        self._orders.append(CopyBlock(source=source, target=target))
