@@ -1,0 +1,218 @@
+"""From settings to a running engine: resolve, load, verify, allocate, warm up."""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stepwell.base.config import Config
+from stepwell.base.decisions import Decision
+from stepwell.base.request import GenerationRequest
+from stepwell.base.sampling import SamplingParams
+from stepwell.cache.manager import CacheManager
+from stepwell.engine.door import Door
+from stepwell.engine.engine import Engine
+from stepwell.engine.loop import EngineLoop
+from stepwell.engine.resolve import Resolved, resolve, resolve_pool
+from stepwell.engine.runner import ModelRunner
+from stepwell.engine.scheduler import Scheduler
+from stepwell.hardware.machine import read_machine
+from stepwell.model.architectures import TESTED_MODEL_TYPES
+from stepwell.model.identity import make_namespace
+from stepwell.model.load import (
+    LoadedModel,
+    ModelInfo,
+    find_checkpoint,
+    load_model,
+    read_hf_config,
+    weight_bytes,
+)
+from stepwell.model.pool import KVPool, block_numel
+from stepwell.model.verify import verify_architecture
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine and what is to be known about it."""
+
+    engine: Engine
+    info: ModelInfo
+    loaded: LoadedModel
+    pool: KVPool
+    decisions: tuple[Decision, ...]
+
+
+def resolve_only(config: Config) -> list[Decision]:
+    """The decisions that need no weights: for `--explain --dry-run`."""
+    hf_config = read_hf_config(find_checkpoint(config.model.path))
+    return list(resolve(config, hf_config, read_machine()).decisions)
+
+
+def build_engine_loop(config: Config, *, progress: Progress | None = None) -> EngineLoop:
+    """Build an engine and wrap it in a (not yet started) loop. Raises StepwellError."""
+    built = build_engine(config, progress=progress)
+    return EngineLoop(
+        built.engine,
+        info=built.info,
+        tokenizer=built.loaded.tokenizer,
+        decisions=built.decisions,
+    )
+
+
+def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEngine:
+    """Load the model, allocate the pool, warm up. Raises ModelError, HardwareError, ConfigError."""
+    say = progress or (lambda text: None)
+    folder = find_checkpoint(config.model.path)
+    hf_config = read_hf_config(folder)
+    resolved = resolve(config, hf_config, read_machine())
+    say(f"loading {folder.name}")
+    loaded = load_model(
+        config.model, folder, hf_config, dtype=resolved.dtype, device=resolved.device
+    )
+    decisions = [*resolved.decisions, *_verify(config, loaded, say)]
+    pool, decision = _allocate_pool(config, loaded, resolved)
+    decisions.append(decision)
+    info = _info(config, folder, hf_config, loaded, resolved)
+    engine = _assemble(config, loaded, pool, info, folder)
+    say("warming up")
+    _warm_up(engine, config, info, pool_tokens=pool.num_blocks * pool.block_size)
+    return BuiltEngine(
+        engine=engine, info=info, loaded=loaded, pool=pool, decisions=tuple(decisions)
+    )
+
+
+def _verify(config: Config, loaded: LoadedModel, say: Progress) -> list[Decision]:
+    name = loaded.hf_config.model_type
+    if name in TESTED_MODEL_TYPES:
+        return [Decision("model.verified", "by tests", f"{name} is a tested architecture")]
+    if not config.model.verify:
+        return [Decision("model.verified", "no", "model.verify is off")]
+    say(f"comparing {name} with transformers")
+    result = verify_architecture(loaded)
+    why = (
+        f"{name} over paged memory: logits within {result.difference:.1e} standard deviations, "
+        f"top-1 equal at {result.agreement:.0%} of positions"
+    )
+    return [Decision("model.verified", "at load", why)]
+
+
+def _allocate_pool(
+    config: Config, loaded: LoadedModel, resolved: Resolved
+) -> tuple[KVPool, Decision]:
+    gc.collect()
+    size = config.cache.block_size
+    numel = block_numel(list(loaded.shapes.values()), block_size=size)
+    blocks, decision = resolve_pool(
+        config,
+        max_model_len=resolved.max_model_len,
+        block_bytes=numel * resolved.dtype.itemsize,
+        memory_available=_memory_available(resolved.device),
+    )
+    pool = KVPool.allocate(
+        loaded.shapes,
+        num_blocks=blocks,
+        block_size=size,
+        dtype=resolved.dtype,
+        device=resolved.device,
+    )
+    return pool, decision
+
+
+def _memory_available(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return read_machine().memory_available
+
+
+def _info(
+    config: Config, folder: Path, hf_config: Any, loaded: LoadedModel, resolved: Resolved
+) -> ModelInfo:
+    return ModelInfo(
+        name=config.model.name or folder.name,
+        architecture=hf_config.model_type,
+        parameters=sum(p.numel() for p in loaded.model.parameters()),
+        weight_bytes=weight_bytes(loaded.model),
+        dtype=str(resolved.dtype).removeprefix("torch."),
+        device=resolved.device.type,
+        vocab_size=hf_config.get_text_config().vocab_size,
+        max_model_len=resolved.max_model_len,
+    )
+
+
+def _assemble(
+    config: Config, loaded: LoadedModel, pool: KVPool, info: ModelInfo, folder: Path
+) -> Engine:
+    limits = config.scheduler
+    namespace = make_namespace(
+        folder=loaded.folder,
+        model_config=loaded.hf_config.to_dict(),
+        dtype=info.dtype,
+        block_size=pool.block_size,
+        instance=secrets.token_hex(16) if loaded.folder is None else "",
+    )
+    cache = CacheManager(
+        num_blocks=pool.num_blocks,
+        block_size=pool.block_size,
+        namespace=namespace,
+        prefix_caching=config.cache.prefix_caching,
+    )
+    scheduler = Scheduler(
+        cache, max_step_tokens=limits.max_step_tokens, max_sequences=limits.max_sequences
+    )
+    runner = ModelRunner(
+        loaded,
+        pool,
+        max_step_tokens=max(limits.max_step_tokens, limits.max_sequences),
+        max_sequences=limits.max_sequences,
+        max_model_len=info.max_model_len,
+    )
+    door = Door(
+        vocab_size=info.vocab_size,
+        max_model_len=info.max_model_len,
+        pool_tokens=pool.num_blocks * pool.block_size,
+        max_waiting=limits.max_waiting,
+        tokenizer=loaded.tokenizer,
+        eos_token_ids=loaded.eos_token_ids,
+    )
+    return Engine(
+        runner=runner,
+        pool=pool,
+        cache=cache,
+        scheduler=scheduler,
+        door=door,
+        weight_bytes=info.weight_bytes,
+        check_every_step=os.environ.get("STEPWELL_CHECK") == "1",
+    )
+
+
+def _warm_up(engine: Engine, config: Config, info: ModelInfo, *, pool_tokens: int) -> None:
+    """One prompt and a few decoded tokens, twice, so that no request pays for first use."""
+    limit = min(info.max_model_len, pool_tokens)
+    length = min(config.scheduler.max_step_tokens + 8, limit - 4)
+    if length < 1:
+        return
+    tokens = tuple(i % info.vocab_size for i in range(length))
+    sampling = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
+    for number in range(2):
+        engine.add(
+            GenerationRequest(
+                request_id=f"warm-up-{number}",
+                prompt_token_ids=tokens,
+                sampling=sampling,
+                arrival=time.monotonic(),
+            )
+        )
+        while engine.has_work:
+            engine.step()
+    engine.clear_cache()
+    engine.reset_counters()

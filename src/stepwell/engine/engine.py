@@ -1,0 +1,329 @@
+"""The step loop: schedule -> copy -> forward -> sample -> commit -> emit.
+
+Single-threaded: whoever calls `step` owns everything in here. Each accepted request ends in
+exactly one finishing Delta per choice. A request whose own step raises ends with an error and
+takes no other with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from stepwell.base.errors import StepFailed, StepwellError
+from stepwell.base.request import (
+    Delta,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    MemoryUse,
+    TokenLogprobs,
+)
+from stepwell.cache.manager import CacheManager
+from stepwell.engine.door import Door
+from stepwell.engine.emit import Emitter
+from stepwell.engine.runner import ModelRunner, StepLogits
+from stepwell.engine.sampler import SamplerState, logprobs_of, sample_greedy, sample_one
+from stepwell.engine.scheduler import ScheduledSequence, Scheduler
+from stepwell.engine.sequence import Sequence, SequenceState
+from stepwell.model.pool import KVPool
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Live:
+    """What the engine keeps of one unfinished sequence."""
+
+    sequence: Sequence
+    sampler: SamplerState
+    emitter: Emitter
+
+
+@dataclass(slots=True)
+class _Counters:
+    steps: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    finished: Counter[str] = field(default_factory=Counter)
+    waste_sum: float = 0.0
+    waste_samples: int = 0
+
+    def add_waste(self, cache: CacheManager) -> None:
+        """Sample unused slots / slots of used blocks, after a step."""
+        slots = cache.pool.num_used * cache.block_size
+        if slots:
+            self.waste_sum += cache.unused_slots() / slots
+            self.waste_samples += 1
+
+
+class Engine:
+    """Owns the sequences, the scheduler, the brain's instance and the pool."""
+
+    def __init__(
+        self,
+        *,
+        runner: ModelRunner,
+        pool: KVPool,
+        cache: CacheManager,
+        scheduler: Scheduler,
+        door: Door,
+        weight_bytes: int,
+        check_every_step: bool = False,
+    ) -> None:
+        self._runner = runner
+        self._pool = pool
+        self._cache = cache
+        self._scheduler = scheduler
+        self._door = door
+        self._weight_bytes = weight_bytes
+        self._check_every_step = check_every_step
+        self._live: dict[str, list[_Live]] = {}
+        self._by_sequence: dict[Sequence, _Live] = {}
+        self._counters = _Counters()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self._live)
+
+    def has_request(self, request_id: str) -> bool:
+        """Whether this request is unfinished."""
+        return request_id in self._live
+
+    def add(self, request: GenerationRequest) -> None:
+        """Accept a request: n sequences join the queue. Raises RequestError, changing nothing."""
+        admitted = self._door.admit(request, waiting=len(self._scheduler.waiting))
+        live = []
+        for index in range(request.sampling.n):
+            sequence = Sequence(
+                sequence_id=f"{request.request_id}/{index}",
+                request=request,
+                index=index,
+                token_ids=list(request.prompt_token_ids),
+                max_output=admitted.max_output,
+            )
+            live.append(_Live(sequence, *self._door.equip(sequence, admitted)))
+        self._live[request.request_id] = live
+        for item in live:
+            self._by_sequence[item.sequence] = item
+            self._scheduler.add(item.sequence)
+
+    def abort(self, request_id: str) -> list[Delta]:
+        """End a request now; its blocks are free when this returns. Unknown ids are ignored."""
+        deltas = []
+        for item in list(self._live.get(request_id, ())):
+            if item.sequence.state is not SequenceState.FINISHED:
+                item.sequence.finish_reason = FinishReason.ABORT
+                deltas.append(self._finish(item, time.monotonic()))
+        return deltas
+
+    def fail(self, request_id: str, error: StepwellError) -> list[Delta]:
+        """End a request with an error."""
+        deltas = []
+        for item in list(self._live.get(request_id, ())):
+            if item.sequence.state is not SequenceState.FINISHED:
+                deltas.append(self._fail_one(item, error))
+        return deltas
+
+    def step(self) -> list[Delta]:
+        """Run one forward pass; returns what it added to whom."""
+        plan = self._scheduler.schedule(time.monotonic())
+        for order in self._cache.take_orders():
+            self._pool.copy_block(source=order.source, target=order.target)
+            self._cache.complete(order)
+        if not plan:
+            return []
+        deltas = self._run(plan)
+        self._counters.steps += 1
+        self._counters.add_waste(self._cache)
+        if self._check_every_step:
+            self._cache.check()
+        return deltas
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges of this moment."""
+        pool, scheduler, counters = self._cache.pool, self._scheduler, self._counters
+        block = self._pool.block_bytes
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            steps=counters.steps,
+            prompt_tokens=counters.prompt_tokens,
+            generation_tokens=counters.generation_tokens,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            preemptions=scheduler.preemptions,
+            finished=dict(counters.finished),
+            blocks_total=pool.num_blocks,
+            blocks_used=pool.num_used,
+            blocks_cached=pool.num_cached,
+            memory=MemoryUse(
+                weights=self._weight_bytes,
+                pool=self._pool.nbytes,
+                used=pool.num_used * block,
+                cached=pool.num_cached * block,
+                waste=self._cache.unused_slots() * block // self._cache.block_size,
+                workspace=self._runner.nbytes,
+            ),
+            waste_ratio_mean=counters.waste_sum / max(1, counters.waste_samples),
+        )
+
+    def clear_cache(self) -> int:
+        """Evict every cached block; returns how many."""
+        return self._cache.pool.clear_cached()
+
+    def reset_counters(self) -> None:
+        """Start counting anew (after warm-up)."""
+        self._counters = _Counters()
+        self._scheduler.reset_counters()
+
+    def check(self) -> None:
+        """Re-count the books; raises AssertionError."""
+        self._cache.check()
+
+    def _run(self, plan: Seq[ScheduledSequence]) -> list[Delta]:
+        """Forward the plan. If that raises, each entry alone, so that only the culprits fail
+        (writing K and V again into the same slots changes nothing)."""
+        try:
+            result = self._runner.run(plan, self._cache)
+        except Exception as error:
+            if len(plan) == 1:
+                logger.exception("step failed for %s", plan[0].sequence.sequence_id)
+                failure = StepFailed(f"the forward pass failed: {type(error).__name__}: {error}")
+                return [self._fail_one(self._by_sequence[plan[0].sequence], failure)]
+            logger.warning("a step of %d sequences failed (%s); retrying singly", len(plan), error)
+            return [delta for item in plan for delta in self._run([item])]
+        return self._apply(plan, result)
+
+    def _apply(self, plan: Seq[ScheduledSequence], result: StepLogits) -> list[Delta]:
+        """Commit what was computed, sample where a new token is due, emit."""
+        now = time.monotonic()
+        greedy = self._sample_plain(plan, result)
+        deltas = []
+        for position, item in enumerate(plan):
+            live = self._by_sequence[item.sequence]
+            try:
+                delta = self._advance(live, item, result, position, greedy, now)
+            except StepwellError as error:
+                delta = self._fail_one(live, error)
+            except Exception as error:
+                logger.exception("sampling failed for %s", item.sequence.sequence_id)
+                delta = self._fail_one(live, StepFailed(f"sampling failed: {error!r}"))
+            if delta is not None:
+                deltas.append(delta)
+        return deltas
+
+    def _sample_plain(self, plan: Seq[ScheduledSequence], result: StepLogits) -> dict[int, int]:
+        """Tokens of the plain greedy rows, by plan position: one argmax for all of them."""
+        positions = [
+            i
+            for i, item in enumerate(plan)
+            if item.samples and self._by_sequence[item.sequence].sampler.is_plain_greedy
+        ]
+        if not positions:
+            return {}
+        rows = [result.rows[i].stop - 1 for i in positions]
+        whole = rows == list(range(result.logits.shape[0]))
+        logits = result.logits if whole else result.logits[rows]
+        return dict(zip(positions, sample_greedy(logits), strict=True))
+
+    def _advance(
+        self,
+        live: _Live,
+        item: ScheduledSequence,
+        result: StepLogits,
+        position: int,
+        greedy: dict[int, int],
+        now: float,
+    ) -> Delta | None:
+        sequence, rows = live.sequence, result.rows[position]
+        if sequence.skips_prefix_cache:
+            self._add_prompt_logprobs(live, item, result, rows)
+        sequence.computed = item.start + item.count
+        self._cache.commit(sequence.sequence_id, sequence.token_ids, computed=sequence.computed)
+        if not item.samples:
+            return None
+        if sequence.first_token_at is None:
+            self._counters.prompt_tokens += sequence.prompt_length
+            if sequence.max_output == 0:
+                sequence.finish_reason = FinishReason.LENGTH
+                return self._finish(live, now)
+            sequence.first_token_at = now
+        logits = result.logits[rows.stop - 1]
+        token = greedy[position] if position in greedy else sample_one(logits, live.sampler)
+        logprobs: tuple[TokenLogprobs, ...] = ()
+        if sequence.sampling.logprobs is not None:
+            logprobs = tuple(
+                logprobs_of(logits.unsqueeze(0), [token], count=sequence.sampling.logprobs)
+            )
+        self._counters.generation_tokens += 1
+        return self._accept(live, token, logprobs, now)
+
+    def _accept(
+        self, live: _Live, token: int, logprobs: tuple[TokenLogprobs, ...], now: float
+    ) -> Delta | None:
+        """Append the token and decide whether the sequence ends."""
+        sequence, sampler = live.sequence, live.sampler
+        sequence.token_ids.append(token)
+        ends = token in sampler.stop_ids and sequence.output_length > sequence.sampling.min_tokens
+        if sampler.grammar is not None and not ends:
+            sampler.grammar.accept(token)
+        text = "" if ends else live.emitter.push(token)
+        if ends:
+            sequence.finish_reason = FinishReason.STOP
+            sequence.stop_reason = token if token in sequence.sampling.stop_token_ids else None
+        elif live.emitter.stopped_by is not None:
+            sequence.finish_reason = FinishReason.STOP
+            sequence.stop_reason = live.emitter.stopped_by
+        elif sequence.output_length >= sequence.max_output:
+            sequence.finish_reason = FinishReason.LENGTH
+        if sequence.finish_reason is not None:
+            return self._finish(live, now, token=token, text=text, logprobs=logprobs)
+        return live.emitter.delta(sequence, token=token, text=text, logprobs=logprobs)
+
+    def _add_prompt_logprobs(
+        self, live: _Live, item: ScheduledSequence, result: StepLogits, rows: slice
+    ) -> None:
+        """Row r of the chunk predicts token start + r + 1."""
+        sequence = live.sequence
+        if not sequence.prompt_logprobs:
+            sequence.prompt_logprobs.append(None)
+        end = min(item.start + item.count + 1, sequence.prompt_length)
+        targets = sequence.token_ids[item.start + 1 : end]
+        if targets:
+            logits = result.logits[rows.start : rows.start + len(targets)]
+            sequence.prompt_logprobs += logprobs_of(
+                logits, targets, count=sequence.sampling.prompt_logprobs or 0
+            )
+
+    def _finish(
+        self,
+        live: _Live,
+        now: float,
+        *,
+        token: int | None = None,
+        text: str = "",
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> Delta:
+        """Free everything and build the last delta."""
+        sequence = live.sequence
+        assert sequence.finish_reason is not None
+        self._scheduler.finish(sequence)
+        del self._by_sequence[sequence]
+        siblings = self._live[sequence.request.request_id]
+        siblings.remove(live)
+        if not siblings:
+            del self._live[sequence.request.request_id]
+        self._counters.finished[sequence.finish_reason.value] += 1
+        return live.emitter.final_delta(
+            sequence, token=token, text=text, logprobs=logprobs, now=now
+        )
+
+    def _fail_one(self, live: _Live, error: StepwellError) -> Delta:
+        live.sequence.finish_reason = FinishReason.ERROR
+        live.sequence.error = error
+        return self._finish(live, time.monotonic())

@@ -1,0 +1,170 @@
+"""The engine on a thread of its own: the entrance for servers.
+
+Other threads put commands into an inbox; the thread empties it between steps, so that nothing in
+the engine needs a lock. A command that can be refused is answered before `submit` returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from stepwell.base.decisions import Decision
+from stepwell.base.errors import EngineStopped
+from stepwell.base.request import Delta, EngineStats, GenerationRequest
+from stepwell.engine.engine import Engine
+from stepwell.model.load import ModelInfo
+from stepwell.model.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[Sequence[Delta]], None]
+_ANSWER_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Command:
+    """Run `call` on the engine thread and answer through `answer`."""
+
+    call: Callable[[], Any]
+    answer: Future
+
+
+class EngineLoop:
+    """A thread that owns an Engine. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        info: ModelInfo,
+        tokenizer: Tokenizer | None,
+        decisions: Sequence[Decision],
+    ) -> None:
+        self._engine = engine
+        self.info = info
+        self.tokenizer = tokenizer
+        self.decisions = list(decisions)
+        self._inbox: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
+        self._deliver: Deliver = lambda deltas: None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._unfinished: set[str] = set()
+
+    def start(self, deliver: Deliver) -> None:
+        """Start the thread. `deliver` is called on it, once per step, with all its deltas; it
+        must neither block nor raise."""
+        assert self._thread is None, "started twice"
+        self._deliver = deliver
+        self._thread = threading.Thread(target=self._run, name="stepwell-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request. Raises RequestError if it is refused, EngineStopped when stopping.
+
+        After a return, each choice ends in exactly one Delta with a finish reason.
+        """
+        if self._stopping.is_set():
+            raise EngineStopped("the engine is shutting down.")
+        self._ask(lambda: self._add(request))
+
+    def abort(self, request_id: str) -> None:
+        """End a request now; its memory is free within one step. Unknown ids are ignored."""
+        self._tell(lambda: self._emit(self._engine.abort(request_id)))
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges between two steps."""
+        return self._ask(self._engine.stats)
+
+    def clear_cache(self) -> int:
+        """Evict every cached block; returns how many."""
+        return self._ask(self._engine.clear_cache)
+
+    def stop(self, *, grace: float) -> None:
+        """Refuse new requests, give running ones `grace` seconds, abort the rest, end the
+        thread. Safe to call again."""
+        if self._thread is None or not self._thread.is_alive():
+            self._stopping.set()
+            return
+        self._stopping.set()
+        deadline = time.monotonic() + grace
+        while self._unfinished and time.monotonic() < deadline and self._thread.is_alive():
+            time.sleep(0.02)
+        self._inbox.put(None)
+        self._thread.join(timeout=_ANSWER_SECONDS)
+
+    def _add(self, request: GenerationRequest) -> None:
+        self._engine.add(request)
+        self._unfinished.add(request.request_id)
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """Run on the engine thread and wait for the answer."""
+        if self._thread is None or not self._thread.is_alive():
+            raise EngineStopped("the engine is not running.")
+        command = _Command(call, Future())
+        self._inbox.put(command)
+        try:
+            return command.answer.result(timeout=_ANSWER_SECONDS)
+        except TimeoutError as error:
+            raise EngineStopped(f"no answer from the engine in {_ANSWER_SECONDS:.0f} s.") from error
+
+    def _tell(self, call: Callable[[], Any]) -> None:
+        """Run on the engine thread, without waiting."""
+        self._inbox.put(_Command(call, Future()))
+
+    def _run(self) -> None:
+        try:
+            while self._empty_inbox(wait=not self._engine.has_work):
+                if self._engine.has_work:
+                    self._emit(self._engine.step())
+        except BaseException:
+            logger.exception("the engine thread died")
+            raise
+        finally:
+            self._stopping.set()
+            for request_id in list(self._unfinished):
+                self._emit(self._engine.abort(request_id))
+            self._refuse_inbox()
+
+    def _empty_inbox(self, *, wait: bool) -> bool:
+        """Carry out what is there, waiting for the first if idle. False: the thread is to end."""
+        while True:
+            try:
+                command = self._inbox.get(block=wait)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            self._carry_out(command)
+            wait = False
+
+    def _carry_out(self, command: _Command) -> None:
+        try:
+            command.answer.set_result(command.call())
+        except Exception as error:  # answered to the caller; the loop goes on
+            command.answer.set_exception(error)
+
+    def _refuse_inbox(self) -> None:
+        """The thread ends: whoever still waits gets an answer."""
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if command is not None:
+                command.answer.set_exception(EngineStopped("the engine has stopped."))
+
+    def _emit(self, deltas: Sequence[Delta]) -> None:
+        if not deltas:
+            return
+        for delta in deltas:
+            if delta.finish_reason is not None and delta.request_id in self._unfinished:
+                if not self._engine.has_request(delta.request_id):
+                    self._unfinished.discard(delta.request_id)
+        self._deliver(deltas)

@@ -1,0 +1,164 @@
+"""One step on the device: the plan becomes a ragged batch, the model runs, logits come back.
+
+All step buffers are allocated here, once, for the largest step; a step writes into them and hands
+out views. The block table on the host has one row per running sequence (`Sequence.row`), and only
+blocks that are new since the last step are written into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepwell.cache.manager import CacheManager
+from stepwell.engine.scheduler import ScheduledSequence
+from stepwell.kernels.paged_attention import PrefillSpan, RaggedBatch
+from stepwell.model.attention import CONTEXT_ARGUMENT, StepContext
+from stepwell.model.load import LoadedModel
+from stepwell.model.pool import KVPool
+
+
+@dataclass(frozen=True, slots=True)
+class StepLogits:
+    """Logits of the rows that were asked for, float or half precision, [rows, vocabulary].
+
+    `rows[i]` is the slice of rows of plan entry i: its sampling row last, if it samples.
+    """
+
+    logits: Tensor
+    rows: tuple[slice, ...]
+
+
+class ModelRunner:
+    """Owns the step buffers. Uses, but does not own, the model and the pool."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        pool: KVPool,
+        *,
+        max_step_tokens: int,
+        max_sequences: int,
+        max_model_len: int,
+    ) -> None:
+        self._model = loaded.model
+        self._pool = pool
+        self._device = pool.storage.device
+        width = -(-max_model_len // pool.block_size)
+        self._table = np.zeros((max_sequences, width), dtype=np.int32)
+        self._filled = np.zeros(max_sequences, dtype=np.int64)
+        self._batch_table = _buffer((max_sequences, width), torch.int32)
+        self._tokens = _buffer((max_step_tokens,), torch.int64)
+        self._positions = _buffer((max_step_tokens,), torch.int64)
+        self._slots = _buffer((max_step_tokens,), torch.int64)
+        self._starts = _buffer((max_sequences + 1,), torch.int32)
+        self._contexts = _buffer((max_sequences,), torch.int32)
+        self._admissions = [-1] * max_sequences
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the step buffers."""
+        buffers = (
+            self._batch_table,
+            self._tokens,
+            self._positions,
+            self._slots,
+            self._starts,
+            self._contexts,
+        )
+        return self._table.nbytes + sum(b.numel() * b.element_size() for b in buffers)
+
+    @torch.inference_mode()
+    def run(self, plan: Seq[ScheduledSequence], cache: CacheManager) -> StepLogits:
+        """Compute the planned tokens: K and V land in the pool, logits come back."""
+        batch = self._prepare(plan, cache)
+        total = sum(p.count for p in plan)
+        keep, rows = _rows_to_keep(plan)
+        if not keep:
+            keep = [total - 1]  # transformers has no way to ask for no logits at all
+        output = self._model(
+            input_ids=self._to_device(self._tokens[:total]).unsqueeze(0),
+            position_ids=self._to_device(self._positions[:total]).unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=torch.tensor(keep, device=self._device),
+            **{CONTEXT_ARGUMENT: StepContext(layers=self._pool.layers, batch=batch)},
+        )
+        return StepLogits(logits=output.logits[0], rows=rows)
+
+    def _prepare(self, plan: Seq[ScheduledSequence], cache: CacheManager) -> RaggedBatch:
+        tokens, positions, slots = (b.numpy() for b in (self._tokens, self._positions, self._slots))
+        starts, contexts = self._starts.numpy(), self._contexts.numpy()
+        size = self._pool.block_size
+        cursor, num_decodes = 0, 0
+        starts[0] = 0
+        spans: list[PrefillSpan] = []
+        for i, item in enumerate(plan):
+            sequence, end = item.sequence, cursor + item.count
+            row = self._refresh_row(item, cache)
+            span = np.arange(item.start, item.start + item.count)
+            tokens[cursor:end] = sequence.token_ids[item.start : item.start + item.count]
+            positions[cursor:end] = span
+            slots[cursor:end] = self._table[row, span // size] * size + span % size
+            starts[i + 1] = end
+            contexts[i] = item.start + item.count
+            if item.count == 1:
+                num_decodes += 1
+            else:
+                spans.append(PrefillSpan(i, cursor, item.count, item.start + item.count))
+            cursor = end
+        picked = [p.sequence.row for p in plan]
+        table = self._batch_table[: len(plan)]
+        np.take(self._table, picked, axis=0, out=table.numpy())
+        return RaggedBatch(
+            query_starts=self._to_device(self._starts[: len(plan) + 1]),
+            context_lens=self._to_device(self._contexts[: len(plan)]),
+            block_tables=self._to_device(table),
+            slots=self._to_device(self._slots[:cursor]),
+            num_decodes=num_decodes,
+            block_size=size,
+            prefills=tuple(spans),
+        )
+
+    def _refresh_row(self, item: ScheduledSequence, cache: CacheManager) -> int:
+        """Bring the host block table of this sequence up to date; returns its row."""
+        sequence = item.sequence
+        row, blocks = sequence.row, cache.blocks_of(sequence.sequence_id)
+        if self._admissions[row] != sequence.admission:
+            self._admissions[row], self._filled[row] = sequence.admission, 0
+        filled = int(self._filled[row])
+        if filled < len(blocks):
+            self._table[row, filled : len(blocks)] = blocks[filled:]
+            self._filled[row] = len(blocks)
+        return row
+
+    def _to_device(self, buffer: Tensor) -> Tensor:
+        return buffer if self._device.type == "cpu" else buffer.to(self._device, non_blocking=True)
+
+
+def _buffer(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, pin_memory=torch.cuda.is_available())
+
+
+def _rows_to_keep(plan: Seq[ScheduledSequence]) -> tuple[list[int], tuple[slice, ...]]:
+    """Which positions of the step need logits, and which of the kept rows are whose.
+
+    A sequence that wants prompt logprobs needs every row that predicts a prompt token; one that
+    samples needs its last row.
+    """
+    keep: list[int] = []
+    rows: list[slice] = []
+    cursor = 0
+    for item in plan:
+        first = len(keep)
+        end = cursor + item.count
+        if item.sequence.skips_prefix_cache:
+            keep.extend(range(cursor, end))
+        elif item.samples:
+            keep.append(end - 1)
+        rows.append(slice(first, len(keep)))
+        cursor = end
+    return keep, tuple(rows)

@@ -1,0 +1,188 @@
+"""Which tokens of which sequences run in the next step.
+
+A step has a budget of tokens. Sequences that decode take one each; what is left goes to prompts,
+in chunks. Then waiting sequences are admitted in order of (priority, arrival):
+
+- the head of the queue waits until the blocks of its *whole* prompt are to be had, so that
+  half-computed prompts do not starve each other;
+- one whose next block is being computed by another right now waits for that block instead of
+  computing it twice;
+- when blocks run out, the last in order is preempted: its blocks go back, the full ones stay
+  findable, and it waits again at its old place. A sequence alone always fits (the door checks).
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from dataclasses import dataclass
+
+from stepwell.cache.manager import CacheManager, PrefixMatch, Room
+from stepwell.engine.sequence import Sequence, SequenceState
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """`count` tokens of `sequence` from position `start` run in this step."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether the last of these tokens predicts a new one."""
+        return self.start + self.count == len(self.sequence.token_ids)
+
+
+class Scheduler:
+    """Owns the waiting and running sequences, both sorted by rank."""
+
+    def __init__(self, cache: CacheManager, *, max_step_tokens: int, max_sequences: int) -> None:
+        self._cache = cache
+        self._max_step_tokens = max_step_tokens
+        self._max_sequences = max_sequences
+        self._rows = list(range(max_sequences - 1, -1, -1))
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self._admissions = itertools.count()
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self.preemptions = 0
+
+    def reset_counters(self) -> None:
+        """Start counting anew."""
+        self.prefix_queries = self.prefix_hits = self.preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence at its rank."""
+        bisect.insort(self.waiting, sequence, key=lambda s: s.rank)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is; its blocks go back at once."""
+        if sequence.state is SequenceState.RUNNING:
+            self._stop_running(sequence)
+        elif sequence.state is SequenceState.WAITING:
+            self.waiting.remove(sequence)
+        sequence.state = SequenceState.FINISHED
+
+    def schedule(self, now: float) -> list[ScheduledSequence]:
+        """The next step, decoding sequences first. Empty when nothing can run."""
+        planned: dict[Sequence, ScheduledSequence] = {}
+        budget = self._max_step_tokens
+        preempted_before = self.preemptions
+        decodes = [s for s in self.running if s.pending == 1]
+        prompts = [s for s in self.running if s.pending > 1]
+        for sequence in decodes + prompts:
+            if sequence.state is not SequenceState.RUNNING or not budget:
+                continue
+            count = min(sequence.pending, budget)
+            if self._make_room(sequence, sequence.computed + count, planned):
+                planned[sequence] = ScheduledSequence(sequence, sequence.computed, count)
+                budget = self._max_step_tokens - sum(p.count for p in planned.values())
+        if self.preemptions == preempted_before:
+            self._admit_waiting(planned, budget, now)
+        return sorted(planned.values(), key=lambda p: p.count > 1)
+
+    def _make_room(
+        self, sequence: Sequence, tokens: int, planned: dict[Sequence, ScheduledSequence]
+    ) -> bool:
+        """Grow, preempting from the end of the order; False if it preempted itself."""
+        while self._cache.grow(sequence.sequence_id, tokens=tokens) is Room.NO_ROOM:
+            victim = self.running[-1]
+            planned.pop(victim, None)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _admit_waiting(
+        self, planned: dict[Sequence, ScheduledSequence], budget: int, now: float
+    ) -> None:
+        """Admit from the head of the queue while budget, rows and blocks last."""
+        position = 0
+        while position < len(self.waiting) and budget > 0:
+            sequence = self.waiting[position]
+            match = self._lookup(sequence)
+            if match.awaited:
+                position += 1
+                continue
+            while not self._has_room(sequence, match):
+                if match.copy_last:
+                    match = match.without_copy(self._cache.block_size)
+                elif self._yield_to(sequence, planned):
+                    match = self._lookup(sequence)
+                else:
+                    return
+            count = min(len(sequence.token_ids) - match.tokens, budget)
+            self._admit(sequence, match, count, now)
+            planned[sequence] = ScheduledSequence(sequence, match.tokens, count)
+            budget -= count
+
+    def _lookup(self, sequence: Sequence) -> PrefixMatch:
+        if sequence.skips_prefix_cache:
+            return PrefixMatch()
+        return self._cache.lookup(
+            sequence.token_ids, tenant=sequence.request.tenant, keys=sequence.keys
+        )
+
+    def _has_room(self, sequence: Sequence, match: PrefixMatch) -> bool:
+        """Blocks for all its tokens, beside what running prompts still need and one block to grow
+        for each running sequence."""
+        if not self._rows:
+            return False
+        promised = len(self.running) + sum(
+            self._cache.blocks_for(len(s.token_ids)) - len(self._cache.blocks_of(s.sequence_id))
+            for s in self.running
+            if s.pending > 1
+        )
+        needed = self._cache.room_needed(match, len(sequence.token_ids))
+        return needed + promised <= self._cache.pool.num_available
+
+    def _yield_to(self, sequence: Sequence, planned: dict[Sequence, ScheduledSequence]) -> bool:
+        """Preempt the last running sequence if it has a lower priority than this one."""
+        if not self.running:
+            return False
+        victim = self.running[-1]
+        if victim.request.priority <= sequence.request.priority:
+            return False
+        planned.pop(victim, None)
+        self._preempt(victim)
+        return True
+
+    def _admit(self, sequence: Sequence, match: PrefixMatch, count: int, now: float) -> None:
+        room = self._cache.admit(
+            sequence.sequence_id,
+            match,
+            tenant=sequence.request.tenant,
+            tokens=match.tokens + count,
+            keys=sequence.keys,
+        )
+        assert room is Room.GRANTED, "the room was checked"
+        self.waiting.remove(sequence)
+        bisect.insort(self.running, sequence, key=lambda s: s.rank)
+        sequence.state = SequenceState.RUNNING
+        sequence.row = self._rows.pop()
+        sequence.admission = next(self._admissions)
+        sequence.computed = match.tokens
+        self.prefix_queries += len(sequence.token_ids)
+        self.prefix_hits += match.tokens
+        if sequence.cached is None:
+            sequence.cached = match.tokens
+            sequence.scheduled_at = now
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._stop_running(sequence)
+        sequence.state = SequenceState.WAITING
+        sequence.computed = 0
+        if sequence.skips_prefix_cache:
+            sequence.prompt_logprobs.clear()
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self.add(sequence)
+
+    def _stop_running(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._cache.release(sequence.sequence_id)
+        self._rows.append(sequence.row)
+        sequence.row = -1

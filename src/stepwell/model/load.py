@@ -1,0 +1,190 @@
+"""Find a checkpoint, refuse what cannot be served or is unsafe, load it, and learn its layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stepwell.base.config import ModelConfig
+from stepwell.base.errors import CheckpointNotFound, UnsafeCheckpoint, UnsupportedArchitecture
+from stepwell.model.architectures import TESTED_MODEL_TYPES, refuse_unsupported
+from stepwell.model.attention import (
+    ATTENTION_NAME,
+    LayerShape,
+    probe_layers,
+    register_attention,
+)
+from stepwell.model.tokenizer import Tokenizer
+
+HOUSE = "house"
+_WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is served, for people and for the API."""
+
+    name: str
+    architecture: str
+    parameters: int
+    weight_bytes: int
+    dtype: str
+    device: str
+    vocab_size: int
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run. `model` is a transformers causal language model; `shapes` in the order
+    its layers run."""
+
+    model: Any
+    hf_config: Any
+    shapes: Mapping[nn.Module, LayerShape]
+    tokenizer: Tokenizer | None
+    folder: Path | None
+    eos_token_ids: frozenset[int]
+
+
+def find_checkpoint(path: str) -> Path:
+    """Folder of a checkpoint: `house`, a local folder, or a Hugging Face name already in the
+    local cache or reachable. Raises CheckpointNotFound."""
+    if path == HOUSE:
+        for parent in Path(__file__).resolve().parents:
+            if (parent / "models" / HOUSE / "config.json").is_file():
+                return parent / "models" / HOUSE
+        raise CheckpointNotFound(
+            "the house model is not beside this installation.",
+            hint="Clone the repository, or name a checkpoint folder.",
+        )
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return folder
+        raise CheckpointNotFound(
+            f"{folder} has no config.json.", hint="Name a folder in Hugging Face layout."
+        )
+    if folder.is_absolute() or path.count("/") != 1:
+        raise CheckpointNotFound(
+            f"there is no folder {path}.",
+            hint="Name a checkpoint folder, `house`, or an owner/name of the Hugging Face hub.",
+        )
+    return _download(path)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja"]
+            )
+        )
+    except Exception as error:  # the hub raises a dozen kinds; all mean: not to be had
+        raise CheckpointNotFound(
+            f"{name} is neither a folder here nor to be had from the hub: {type(error).__name__}.",
+            hint="Check the name and the network, or name a local folder.",
+        ) from error
+
+
+def read_hf_config(folder: Path) -> Any:
+    """The checkpoint's configuration, refusing unsafe and unsupported ones by name."""
+    from transformers import AutoConfig
+
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model_type = raw.get("model_type", "?")
+    try:
+        hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        if "auto_map" in raw:
+            raise UnsafeCheckpoint(
+                f"{model_type!r} needs modelling code from the checkpoint, which is never run.",
+                hint="Use an architecture that transformers ships.",
+            ) from error
+        raise UnsupportedArchitecture(
+            f"transformers does not know the architecture {model_type!r}.",
+            hint=f"Tested here: {', '.join(sorted(TESTED_MODEL_TYPES))}.",
+        ) from error
+    refuse_unsupported(hf_config)
+    return hf_config
+
+
+def load_model(
+    config: ModelConfig, folder: Path, hf_config: Any, *, dtype: torch.dtype, device: torch.device
+) -> LoadedModel:
+    """Load weights (safetensors only, or random ones) with our attention, and probe the layers."""
+    register_attention()
+    model = _build(config, folder, hf_config, dtype=dtype).to(device).eval()
+    model.requires_grad_(requires_grad=False)
+    shapes = probe_layers(model)
+    expected = hf_config.get_text_config().num_hidden_layers
+    if len(shapes) != expected:
+        raise UnsupportedArchitecture(
+            f"{hf_config.model_type!r} has {expected} layers of which {len(shapes)} attend.",
+            hint="Layers with recurrent or convolutional state cannot be paged.",
+        )
+    eos = _eos_token_ids(model, hf_config)
+    tokenizer = _load_tokenizer(folder, eos)
+    if tokenizer is not None:
+        eos = tokenizer.eos_token_ids
+    return LoadedModel(
+        model=model,
+        hf_config=hf_config,
+        shapes=shapes,
+        tokenizer=tokenizer,
+        folder=None if config.random_weights else folder,
+        eos_token_ids=eos,
+    )
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, tied ones once."""
+    tensors = {t.data_ptr(): t for t in [*model.parameters(), *model.buffers()]}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _build(config: ModelConfig, folder: Path, hf_config: Any, *, dtype: torch.dtype) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    if config.random_weights:
+        return AutoModelForCausalLM.from_config(
+            hf_config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=False
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UnsafeCheckpoint(
+            f"{folder} has no safetensors weights; pickled ones are never loaded.",
+            hint="Convert them with transformers' save_pretrained.",
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=hf_config,
+        dtype=dtype,
+        attn_implementation=ATTENTION_NAME,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+
+
+def _load_tokenizer(folder: Path, eos: frozenset[int]) -> Tokenizer | None:
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    if not any((folder / name).is_file() for name in names):
+        return None
+    return Tokenizer.load(folder, eos_token_ids=eos)
+
+
+def _eos_token_ids(model: nn.Module, hf_config: Any) -> frozenset[int]:
+    generation = getattr(model, "generation_config", None)
+    value = getattr(generation, "eos_token_id", None)
+    if value is None:
+        value = getattr(hf_config.get_text_config(), "eos_token_id", None)
+    if value is None:
+        return frozenset()
+    return frozenset(value if isinstance(value, list) else [value])
