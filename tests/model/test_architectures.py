@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from stepwell.base.sampling import SamplingParams  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
 from stepwell.model.architectures import TESTED_MODEL_TYPES  # noqa: E402
-from tests.model.conftest import ARCHITECTURES, VOCABULARY  # noqa: E402
+from tests.checkpoints import ARCHITECTURES, VOCABULARY  # noqa: E402
 
 LENGTHS = (1, 3, 15, 16, 17, 40, 70, 111)
 OUTPUT = 20

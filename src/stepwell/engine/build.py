@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stepwell import kernels
 from stepwell.base.config import Config
 from stepwell.base.decisions import Decision
 from stepwell.base.request import GenerationRequest
@@ -79,9 +80,11 @@ def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEn
     loaded = load_model(
         config.model, folder, hf_config, dtype=resolved.dtype, device=resolved.device
     )
-    decisions = [*resolved.decisions, *_verify(config, loaded, say)]
+    decisions = [*resolved.decisions, *loaded.decisions, *_verify(config, loaded, say)]
     pool, decision = _allocate_pool(config, loaded, resolved)
     decisions.append(decision)
+    _compile_kernels(loaded, pool, say)
+    decisions += [*kernels.decisions(), Decision("kernels.threads", kernels.threads_kind(), "")]
     info = _info(config, folder, hf_config, loaded, resolved)
     engine = _assemble(config, loaded, pool, info, folder)
     say("warming up")
@@ -89,6 +92,12 @@ def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEn
     return BuiltEngine(
         engine=engine, info=info, loaded=loaded, pool=pool, decisions=tuple(decisions)
     )
+
+
+def _compile_kernels(loaded: LoadedModel, pool: KVPool, say: Progress) -> None:
+    """First use on a machine compiles for some seconds; later ones load from the disk cache."""
+    layers = [(pool.layers[module], shape.q_heads) for module, shape in loaded.shapes.items()]
+    kernels.warm_up(layers, progress=lambda done, total, what: say(f"compiling {what}"))
 
 
 def _verify(config: Config, loaded: LoadedModel, say: Progress) -> list[Decision]:
@@ -140,7 +149,7 @@ def _info(
     return ModelInfo(
         name=config.model.name or folder.name,
         architecture=hf_config.model_type,
-        parameters=sum(p.numel() for p in loaded.model.parameters()),
+        parameters=loaded.parameters,
         weight_bytes=weight_bytes(loaded.model),
         dtype=str(resolved.dtype).removeprefix("torch."),
         device=resolved.device.type,

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from stepwell.base.config import ModelConfig
+from stepwell.base.decisions import Decision
 from stepwell.base.errors import CheckpointNotFound, UnsafeCheckpoint, UnsupportedArchitecture
+from stepwell.kernels.linear import PackedLinear, pack_linears
 from stepwell.model.architectures import TESTED_MODEL_TYPES, refuse_unsupported
 from stepwell.model.attention import (
     ATTENTION_NAME,
@@ -51,6 +53,8 @@ class LoadedModel:
     tokenizer: Tokenizer | None
     folder: Path | None
     eos_token_ids: frozenset[int]
+    parameters: int
+    decisions: tuple[Decision, ...]
 
 
 def find_checkpoint(path: str) -> Path:
@@ -124,6 +128,7 @@ def load_model(
     register_attention()
     model = _build(config, folder, hf_config, dtype=dtype).to(device).eval()
     model.requires_grad_(requires_grad=False)
+    parameters = sum(p.numel() for p in model.parameters())
     shapes = probe_layers(model)
     expected = hf_config.get_text_config().num_hidden_layers
     if len(shapes) != expected:
@@ -142,13 +147,16 @@ def load_model(
         tokenizer=tokenizer,
         folder=None if config.random_weights else folder,
         eos_token_ids=eos,
+        parameters=parameters,
+        decisions=(pack_linears(model).decision,),
     )
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers, tied ones once."""
+    """Bytes of all parameters and buffers, tied ones once, and of packed weights."""
     tensors = {t.data_ptr(): t for t in [*model.parameters(), *model.buffers()]}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    packed = sum(m.nbytes for m in model.modules() if isinstance(m, PackedLinear))
+    return packed + sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _build(config: ModelConfig, folder: Path, hf_config: Any, *, dtype: torch.dtype) -> nn.Module:

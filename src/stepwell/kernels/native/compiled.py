@@ -1,0 +1,59 @@
+"""Compiling kernels once per machine: where numba keeps machine code, and when it is stale.
+
+Numba keys its cache on the file of the decorated function alone. Our kernels are built from
+intrinsics in several files, so the folder name carries a hash of all of them: edited code never
+meets old machine code. Numba adds the CPU's name and features itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import types
+
+# A callback that works on one step's arguments; see team.run.
+KERNEL_SIGNATURE = types.void(types.int64)
+_KERNELS = Path(__file__).resolve().parent.parent
+_lock = threading.Lock()  # numba's compiler and its cache setting are process-wide
+
+
+def cache_folder() -> Path:
+    """NUMBA_CACHE_DIR where set, else a folder of the user's cache; in it, one per source state."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = Path(chosen) if chosen else Path(home) / "stepwell" / "numba"
+    digest = hashlib.sha256()
+    for source in sorted(_KERNELS.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return root / f"kernels-{digest.hexdigest()[:16]}"
+
+
+def _usable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def compile_kernel(function: Callable[[int], None]) -> Any:
+    """Machine code for a kernel callback (from the cache where it is there).
+
+    The result keeps the code alive; its `.address` is a C function pointer `void(int64)`. Without
+    a writable cache folder the kernel is compiled afresh in each process: slower, never wrong.
+    """
+    folder = cache_folder()
+    cached = _usable(folder)
+    with _lock:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(folder)
+        try:
+            return numba.cfunc(KERNEL_SIGNATURE, cache=cached, nopython=True)(function)
+        finally:
+            numba.config.CACHE_DIR = before

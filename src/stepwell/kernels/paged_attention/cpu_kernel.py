@@ -1,0 +1,277 @@
+"""The compiled part of CPU attention: what one thread does with the tasks it draws.
+
+A task is one kv head of up to `TILE` new tokens of one sequence, over a range of parts. A part is
+a fixed range of positions, so a row's result does not depend on the batch, on how a prompt was cut
+into chunks (but for the order of float32 sums within its part), nor on the threads. Each K and V
+row is widened once for all query heads and tokens of the task.
+
+The helpers are inlined into `kernel`, which is compiled once for each (storage kind, key_dim,
+value_dim, group) so that the tiles are unrolled for these sizes. Numba knows no keyword-only
+arguments, hence the long positional lists.
+"""
+# mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, check-untyped-defs=False
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from stepwell.kernels.native.compiled import compile_kernel
+from stepwell.kernels.native.memory import (
+    CACHE_LINE,
+    copy_bytes,
+    load_float32,
+    load_int32,
+    load_int64,
+    prefetch,
+    store_float32,
+    take,
+)
+from stepwell.kernels.native.vector import ELEMENT_BYTES, LANES
+from stepwell.kernels.paged_attention.cpu_tiles import (
+    add_weighted,
+    dot_tile,
+    exp_and_sum,
+    exp_one,
+    narrow,
+    scale_and_max,
+    soften,
+    widen,
+)
+
+# Fields of the int64 record whose address the kernel gets.
+NEXT, TASKS, PLAN, QUERY, OUT, LSE, KEY, VALUE = range(8)
+KEY_STRIDE, VALUE_STRIDE, TABLES, TABLE_STRIDE, CONTEXTS, KV_HEADS = range(8, 14)
+BLOCK_SIZE, PART_TOKENS, WINDOW, SINKS, NUMBERS, PARTIALS, FINISHED, TILE, FIELDS = range(14, 23)
+
+# Columns of a row of the plan: int32 numbers about one task.
+SEQUENCE, HEAD, FIRST_ROW, TOKENS, POSITION, FIRST_PART, LAST_PART = range(7)
+PARTS, FIRST_PARTIAL, COUNTER, COLUMNS = range(7, 11)
+
+_NOTHING = np.float32(-np.inf)
+_ONE = np.float32(1.0)
+_ZERO = np.float32(0.0)
+
+# Tokens that loads are asked for ahead of their use: blocks lie far apart in the pool, so no
+# hardware prefetcher sees the next one coming.
+AHEAD = 32
+
+
+@njit(inline="always", error_model="numpy")
+def _rows_at(args, pool, stride, table, token, head, row_bytes):
+    """The address of the row of `token` and `head` in the pool of keys or of values."""
+    block_size = load_int64(args, BLOCK_SIZE)
+    block = load_int32(table, token // block_size)
+    row = head * block_size + token % block_size
+    return load_int64(args, pool) + block * load_int64(args, stride) + row * row_bytes
+
+
+@njit(inline="always", error_model="numpy")
+def _ask(args, pool, stride, table, token, stop, head, row_bytes):
+    """Prefetch the tile that starts `AHEAD` tokens further on, if it is still needed."""
+    ahead = token + AHEAD
+    if ahead < stop:
+        rows = _rows_at(args, pool, stride, table, ahead, head, row_bytes)
+        prefetch(rows, LANES, row_bytes)
+
+
+@njit(inline="always", error_model="numpy")
+def _score(args, table, head, low, high, tokens, query, wide, scores, group, dim, kind, row_bytes):
+    """scores[t, g, key - part start] = query[t, g] . key for the keys in [low, high).
+
+    Keys go by tiles of 16. A tile stays inside its block (blocks hold a multiple of 16 tokens), so
+    it reads no memory but the pool's; columns past `high` may hold anything and are never used.
+    """
+    part_tokens = load_int64(args, PART_TOKENS)
+    origin = low - low % part_tokens
+    for token in range(low - low % LANES, high, LANES):
+        _ask(args, KEY, KEY_STRIDE, table, token, high, head, row_bytes)
+        keys = _rows_at(args, KEY, KEY_STRIDE, table, token, head, row_bytes)
+        if row_bytes != 4 * dim:
+            widen(keys, wide, LANES, dim, kind)
+            keys = wide
+        column = scores + 4 * (token - origin)
+        for row in range(tokens * group):
+            dot_tile(query + 4 * row * dim, keys, column + 4 * row * part_tokens, dim)
+
+
+@njit(inline="always", error_model="numpy")
+def _softmax(args, low, high, row, best, total):
+    """One row's scores become exp(score - best); writes its best score and their total."""
+    first = low % load_int64(args, PART_TOKENS)
+    last = first + high - low
+    cap = load_float32(args, 2 * NUMBERS + 1)
+    highest = scale_and_max(row, first, last, load_float32(args, 2 * NUMBERS))
+    if cap > _ZERO:
+        soften(row, first, last, cap)
+        highest = scale_and_max(row, first, last, _ONE)
+    store_float32(best, 0, highest)
+    store_float32(total, 0, exp_and_sum(row, first, last, highest))
+
+
+@njit(inline="always", error_model="numpy")
+def _weigh(
+    args, table, head, first, low, high, tokens, scores, states, group, dim, kind, row_bytes
+):
+    """sums[t, g] += scores[t, g, key - part start] * value[key] for the keys that token t sees.
+
+    Token t, at position first + t, sees the keys up to itself.
+    """
+    part_tokens = load_int64(args, PART_TOKENS)
+    window = load_int64(args, WINDOW)
+    origin = low - low % part_tokens
+    key = low
+    while key < high:
+        following = min(high, key - key % LANES + LANES)
+        _ask(args, VALUE, VALUE_STRIDE, table, key, high, head, row_bytes)
+        values = _rows_at(args, VALUE, VALUE_STRIDE, table, key, head, row_bytes)
+        for t in range(tokens):
+            stop = min(following, first + t + 1)
+            start = max(key, first + t + 1 - window)
+            if start < stop:
+                column = scores + 4 * (t * group * part_tokens + start - origin)
+                rows = values + (start - key) * row_bytes
+                sums = states + 4 * group * (t * (dim + 2) + 2)
+                add_weighted(column, 4 * part_tokens, rows, stop - start, sums, group, dim, kind)
+        key = following
+
+
+@njit(inline="always", error_model="numpy")
+def _clear(state, group, dim):
+    """No key seen yet: best -inf, totals and sums 0."""
+    for g in range(group):
+        store_float32(state, g, _NOTHING)
+    for i in range(group, group * (dim + 2)):
+        store_float32(state, i, _ZERO)
+
+
+@njit(inline="always", error_model="numpy")
+def _softmax_rows(args, first, low, high, tokens, scores, states, group, dim):
+    """The softmax of each token's rows over the keys that it sees; begins the part's states."""
+    part_tokens = load_int64(args, PART_TOKENS)
+    for t in range(tokens):
+        state = states + 4 * t * group * (dim + 2)
+        _clear(state, group, dim)
+        start = max(low, first + t + 1 - load_int64(args, WINDOW))
+        stop = min(high, first + t + 1)
+        if start < stop:
+            for g in range(group):
+                row = scores + 4 * (t * group + g) * part_tokens
+                _softmax(args, start, stop, row, state + 4 * g, state + 4 * (group + g))
+
+
+@njit(inline="always", error_model="numpy")
+def _absorb(state, other, group, dim):
+    """Merge the state of further keys into `state`: sums weighted by e**(best - common best)."""
+    for g in range(group):
+        mine, theirs = load_float32(state, g), load_float32(other, g)
+        if theirs > _NOTHING:
+            top = max(mine, theirs)
+            keep = exp_one(mine - top) if mine > _NOTHING else _ZERO
+            gain = exp_one(theirs - top)
+            store_float32(state, g, top)
+            total = keep * load_float32(state, group + g) + gain * load_float32(other, group + g)
+            store_float32(state, group + g, total)
+            for i in range(2 * group + g * dim, 2 * group + (g + 1) * dim):
+                sums = keep * load_float32(state, i) + gain * load_float32(other, i)
+                store_float32(state, i, sums)
+
+
+@njit(inline="always", error_model="numpy")
+def _finish(args, token, head, state, group, dim, kind, row_bytes):
+    """Write a token's rows of a group: sums / (total + e**sink), and their log-sum-exp."""
+    sinks = load_int64(args, SINKS)
+    first = (token * load_int64(args, KV_HEADS) + head) * group
+    for g in range(group):
+        highest = load_float32(state, g)
+        weight = load_float32(state, group + g)
+        factor = _ONE
+        if sinks != 0:
+            sink = load_float32(sinks, head * group + g)
+            top = max(highest, sink)
+            factor = exp_one(highest - top) if highest > _NOTHING else _ZERO
+            weight = weight * factor + exp_one(sink - top)
+            highest = top
+        inverse = factor / weight if weight > _ZERO else _ZERO
+        sums = state + 4 * (2 * group + g * dim)
+        narrow(sums, inverse, load_int64(args, OUT) + (first + g) * row_bytes, dim, kind)
+        lse = highest + math.log(weight) if weight > _ZERO else _NOTHING
+        store_float32(load_int64(args, LSE), first + g, lse)
+
+
+@cache
+def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
+    """The machine code for these sizes; from the disk cache where an earlier process left it.
+
+    A token's state is float32: best score [group], total weight [group], sums [group, value_dim].
+    """
+    key_bytes = key_dim * ELEMENT_BYTES[kind]
+    value_bytes = value_dim * ELEMENT_BYTES[kind]
+
+    def kernel(args):
+        part_tokens = load_int64(args, PART_TOKENS)
+        tile_rows = load_int64(args, TILE) * group
+        state_size = group * (value_dim + 2)
+        state_floats = tile_rows * (value_dim + 2)
+        # From the start of a cache line: vectors across two lines cost double.
+        floats = (tile_rows + LANES) * key_dim + tile_rows * part_tokens + 2 * state_floats + LANES
+        scratch = np.empty(floats, np.float32)
+        query = (np.int64(scratch.ctypes.data) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+        wide = query + 4 * tile_rows * key_dim
+        scores = wide + 4 * LANES * key_dim
+        states = scores + 4 * tile_rows * part_tokens
+        part_states = states + 4 * state_floats
+        while True:
+            task = take(args, NEXT)
+            if task >= load_int64(args, TASKS):
+                break
+            plan = load_int64(args, PLAN) + 4 * COLUMNS * task
+            sequence, head = load_int32(plan, SEQUENCE), load_int32(plan, HEAD)
+            first_row, tokens = load_int32(plan, FIRST_ROW), load_int32(plan, TOKENS)
+            position = load_int32(plan, POSITION)
+            table = load_int64(args, TABLES) + 4 * sequence * load_int64(args, TABLE_STRIDE)
+            for t in range(tokens):
+                row = ((first_row + t) * load_int64(args, KV_HEADS) + head) * group
+                rows = load_int64(args, QUERY) + row * key_bytes
+                widen(rows, query + 4 * t * group * key_dim, group, key_dim, kind)
+                _clear(states + 4 * t * state_size, group, value_dim)
+            for part in range(load_int32(plan, FIRST_PART), load_int32(plan, LAST_PART)):
+                low = max(part * part_tokens, position + 1 - load_int64(args, WINDOW))
+                high = min((part + 1) * part_tokens, position + tokens)
+                if low < high:
+                    _score(
+                        args, table, head, low, high, tokens,
+                        query, wide, scores, group, key_dim, kind, key_bytes,
+                    )  # fmt: skip
+                    _softmax_rows(
+                        args, position, low, high, tokens, scores, part_states, group, value_dim
+                    )
+                    _weigh(
+                        args, table, head, position, low, high, tokens,
+                        scores, part_states, group, value_dim, kind, value_bytes,
+                    )  # fmt: skip
+                    for t in range(tokens):
+                        at = 4 * t * state_size
+                        _absorb(states + at, part_states + at, group, value_dim)
+
+            parts = load_int32(plan, PARTS)
+            if parts > 1:  # one token's parts are spread over tasks
+                partials = load_int64(args, PARTIALS)
+                partials += 4 * state_size * load_int32(plan, FIRST_PARTIAL)
+                mine = partials + 4 * state_size * load_int32(plan, FIRST_PART)
+                copy_bytes(mine, states, 4 * state_size)
+                done = take(load_int64(args, FINISHED), load_int32(plan, COUNTER))
+                if done < parts - 1:
+                    continue  # whoever completes the last part merges them, first to last
+                _clear(states, group, value_dim)
+                for part in range(parts):
+                    _absorb(states, partials + 4 * state_size * part, group, value_dim)
+            for t in range(tokens):
+                state = states + 4 * t * state_size
+                _finish(args, first_row + t, head, state, group, value_dim, kind, value_bytes)
+
+    return compile_kernel(kernel)
