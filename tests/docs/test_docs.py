@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,14 @@ def test_every_folder_is_in_the_layout_table() -> None:
 def test_every_folder_says_what_it_owns() -> None:
     for init in sorted((ROOT / "src" / "stepwell").rglob("__init__.py")):
         assert init.read_text(encoding="utf-8").startswith('"""'), init
+
+
+def test_generated_pages_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "write_docs.py", "--check"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_nothing_names_a_machine_of_its_makers() -> None:

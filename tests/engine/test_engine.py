@@ -258,10 +258,10 @@ def test_loop_stop_aborts_what_outlives_the_grace(make_llm: MakeLLM) -> None:
 
 
 def test_loop_refusal_reaches_the_caller_alone(make_llm: MakeLLM) -> None:
-    loop, deltas = make_loop(make_llm(scheduler__max_waiting=1))
+    loop, deltas = make_loop(make_llm(scheduler__max_waiting=2))
     loop.submit(request("good", [300, 301]))
     with pytest.raises(QueueFull):
-        loop.submit(request("twice", [300], n=2))
+        loop.submit(request("often", [300], n=3))
     wait_for(lambda: sum(finals(deltas).values()) == 1)
     loop.stop(grace=1.0)
 

@@ -43,6 +43,14 @@ class _Live:
     emitter: Emitter
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request that passed the door, with the sequences it will become."""
+
+    request: GenerationRequest
+    parts: list[_Live]
+
+
 @dataclass(slots=True)
 class _Counters:
     steps: int = 0
@@ -94,10 +102,18 @@ class Engine:
         """Whether this request is unfinished."""
         return request_id in self._live
 
-    def add(self, request: GenerationRequest) -> None:
-        """Accept a request: n sequences join the queue. Raises RequestError, changing nothing."""
-        admitted = self._door.admit(request, waiting=len(self._scheduler.waiting))
-        live = []
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue."""
+        return len(self._scheduler.waiting)
+
+    def prepare(self, request: GenerationRequest, *, waiting: int) -> PreparedRequest:
+        """Check a request and build what its sequences need. Raises RequestError.
+
+        Changes nothing in the engine, so any thread may call it.
+        """
+        admitted = self._door.admit(request, waiting=waiting)
+        parts = []
         for index in range(request.sampling.n):
             sequence = Sequence(
                 sequence_id=f"{request.request_id}/{index}",
@@ -106,11 +122,20 @@ class Engine:
                 token_ids=list(request.prompt_token_ids),
                 max_output=admitted.max_output,
             )
-            live.append(_Live(sequence, *self._door.equip(sequence, admitted)))
-        self._live[request.request_id] = live
-        for item in live:
+            parts.append(_Live(sequence, *self._door.equip(sequence, admitted)))
+        return PreparedRequest(request, parts)
+
+    def enqueue(self, prepared: PreparedRequest) -> None:
+        """The sequences of a prepared request join the queue. Its id must not be in use."""
+        assert prepared.request.request_id not in self._live, "request id in use"
+        self._live[prepared.request.request_id] = prepared.parts
+        for item in prepared.parts:
             self._by_sequence[item.sequence] = item
             self._scheduler.add(item.sequence)
+
+    def add(self, request: GenerationRequest) -> None:
+        """Accept a request. Raises RequestError, changing nothing."""
+        self.enqueue(self.prepare(request, waiting=self.num_waiting))
 
     def abort(self, request_id: str) -> list[Delta]:
         """End a request now; its blocks are free when this returns. Unknown ids are ignored."""

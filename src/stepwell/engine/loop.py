@@ -1,7 +1,8 @@
 """The engine on a thread of its own: the entrance for servers.
 
 Other threads put commands into an inbox; the thread empties it between steps, so that nothing in
-the engine needs a lock. A command that can be refused is answered before `submit` returns.
+the engine needs a lock. A request is checked on the caller's thread and refused there, without
+waiting for the step that is running.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stepwell.base.decisions import Decision
@@ -28,12 +29,12 @@ Deliver = Callable[[Sequence[Delta]], None]
 _ANSWER_SECONDS = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Command:
     """Run `call` on the engine thread and answer through `answer`."""
 
     call: Callable[[], Any]
-    answer: Future
+    answer: Future = field(default_factory=Future)
 
 
 class EngineLoop:
@@ -54,7 +55,11 @@ class EngineLoop:
         self._inbox: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
         self._deliver: Deliver = lambda deltas: None
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
+        # The gate is held while a command enters and while the thread closes the inbox for good,
+        # so that no command enters an inbox that nobody will empty.
+        self._gate = threading.Lock()
+        self._closed = False
+        self._stopping = False
         self._unfinished: set[str] = set()
 
     def start(self, deliver: Deliver) -> None:
@@ -68,15 +73,22 @@ class EngineLoop:
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. Raises RequestError if it is refused, EngineStopped when stopping.
 
-        After a return, each choice ends in exactly one Delta with a finish reason.
+        After a return, each choice ends in exactly one Delta with a finish reason. The bound on
+        waiting requests is checked against the last step's queue and the inbox.
         """
-        if self._stopping.is_set():
-            raise EngineStopped("the engine is shutting down.")
-        self._ask(lambda: self._add(request))
+        waiting = self._engine.num_waiting + self._inbox.qsize()
+        prepared = self._engine.prepare(request, waiting=waiting)
+        with self._gate:
+            if self._stopping or self._closed:
+                raise EngineStopped("the engine is shutting down.")
+            self._unfinished.add(request.request_id)
+            self._inbox.put(_Command(lambda: self._engine.enqueue(prepared)))
 
     def abort(self, request_id: str) -> None:
         """End a request now; its memory is free within one step. Unknown ids are ignored."""
-        self._tell(lambda: self._emit(self._engine.abort(request_id)))
+        with self._gate:
+            if not self._closed:
+                self._inbox.put(_Command(lambda: self._emit(self._engine.abort(request_id))))
 
     def stats(self) -> EngineStats:
         """Counters and gauges between two steps."""
@@ -89,34 +101,28 @@ class EngineLoop:
     def stop(self, *, grace: float) -> None:
         """Refuse new requests, give running ones `grace` seconds, abort the rest, end the
         thread. Safe to call again."""
-        if self._thread is None or not self._thread.is_alive():
-            self._stopping.set()
+        with self._gate:
+            self._stopping = True
+        thread = self._thread
+        if thread is None:
             return
-        self._stopping.set()
         deadline = time.monotonic() + grace
-        while self._unfinished and time.monotonic() < deadline and self._thread.is_alive():
+        while self._unfinished and time.monotonic() < deadline and thread.is_alive():
             time.sleep(0.02)
         self._inbox.put(None)
-        self._thread.join(timeout=_ANSWER_SECONDS)
-
-    def _add(self, request: GenerationRequest) -> None:
-        self._engine.add(request)
-        self._unfinished.add(request.request_id)
+        thread.join(timeout=_ANSWER_SECONDS)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """Run on the engine thread and wait for the answer."""
-        if self._thread is None or not self._thread.is_alive():
-            raise EngineStopped("the engine is not running.")
-        command = _Command(call, Future())
-        self._inbox.put(command)
+        command = _Command(call)
+        with self._gate:
+            if self._thread is None or self._closed:
+                raise EngineStopped("the engine is not running.")
+            self._inbox.put(command)
         try:
             return command.answer.result(timeout=_ANSWER_SECONDS)
         except TimeoutError as error:
             raise EngineStopped(f"no answer from the engine in {_ANSWER_SECONDS:.0f} s.") from error
-
-    def _tell(self, call: Callable[[], Any]) -> None:
-        """Run on the engine thread, without waiting."""
-        self._inbox.put(_Command(call, Future()))
 
     def _run(self) -> None:
         try:
@@ -127,10 +133,18 @@ class EngineLoop:
             logger.exception("the engine thread died")
             raise
         finally:
-            self._stopping.set()
-            for request_id in list(self._unfinished):
-                self._emit(self._engine.abort(request_id))
-            self._refuse_inbox()
+            self._close()
+
+    def _close(self) -> None:
+        """Nobody enters any more; whoever is inside gets an answer."""
+        with self._gate:
+            self._closed = self._stopping = True
+        while not self._inbox.empty():
+            command = self._inbox.get_nowait()
+            if command is not None:
+                self._carry_out(command)
+        for request_id in list(self._unfinished):
+            self._emit(self._engine.abort(request_id))
 
     def _empty_inbox(self, *, wait: bool) -> bool:
         """Carry out what is there, waiting for the first if idle. False: the thread is to end."""
@@ -150,21 +164,10 @@ class EngineLoop:
         except Exception as error:  # answered to the caller; the loop goes on
             command.answer.set_exception(error)
 
-    def _refuse_inbox(self) -> None:
-        """The thread ends: whoever still waits gets an answer."""
-        while True:
-            try:
-                command = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            if command is not None:
-                command.answer.set_exception(EngineStopped("the engine has stopped."))
-
     def _emit(self, deltas: Sequence[Delta]) -> None:
         if not deltas:
             return
         for delta in deltas:
-            if delta.finish_reason is not None and delta.request_id in self._unfinished:
-                if not self._engine.has_request(delta.request_id):
-                    self._unfinished.discard(delta.request_id)
+            if delta.finish_reason is not None and not self._engine.has_request(delta.request_id):
+                self._unfinished.discard(delta.request_id)
         self._deliver(deltas)

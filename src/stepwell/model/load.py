@@ -161,7 +161,9 @@ def weight_bytes(model: nn.Module) -> int:
 
 def _build(config: ModelConfig, folder: Path, hf_config: Any, *, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the caller shows progress
     if config.random_weights:
         return AutoModelForCausalLM.from_config(
             hf_config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=False

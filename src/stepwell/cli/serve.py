@@ -1,0 +1,105 @@
+"""`stepwell serve`: the OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from stepwell.base.config import Config
+from stepwell.cli import options
+from stepwell.cli.output import note, print_decisions
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+SAGEMAKER = {"server.host": "0.0.0.0", "server.port": 8080}
+SAGEMAKER_MODEL = "/opt/ml/model"
+"""What the SageMaker container contract fixes: address, port, and where the model is mounted."""
+
+
+@app.command()
+def serve(
+    model: options.Model = None,
+    host: Annotated[str | None, typer.Option(help="Address; any but loopback needs keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.")] = None,
+    name: Annotated[str | None, typer.Option(help="Model name in the API.")] = None,
+    api_keys_file: Annotated[
+        str | None, typer.Option(help="File with one `tenant:key` a line.")
+    ] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    max_model_len: options.MaxModelLen = None,
+    pool: options.Pool = None,
+    max_sequences: Annotated[int | None, typer.Option(help="Sequences per step.")] = None,
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
+    explain: options.Explain = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check settings, print the choices, do not serve.")
+    ] = False,
+    as_json: options.Json = False,
+    sagemaker: Annotated[
+        bool,
+        typer.Option(
+            "--sagemaker",
+            envvar="STEPWELL_SAGEMAKER",
+            help="SageMaker container contract: 0.0.0.0:8080 WITHOUT keys, /opt/ml/model.",
+        ),
+    ] = False,
+) -> None:
+    """Serve a model over the OpenAI API until Ctrl-C or SIGTERM.
+
+    Example: [bold]stepwell serve house --port 8000[/bold], then
+    [bold]curl localhost:8000/v1/models[/bold]
+    """
+    flags: dict[str, Any] = {
+        "server.host": host,
+        "server.port": port,
+        "model.name": name,
+        "model.device": device,
+        "server.api_keys_file": api_keys_file,
+        "model.dtype": dtype,
+        "cache.pool": pool,
+        "model.max_model_len": max_model_len,
+        "scheduler.max_sequences": max_sequences,
+    }
+    if sagemaker:
+        flags |= SAGEMAKER
+        model = model or SAGEMAKER_MODEL
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    chosen = options.make_config(model=model, file=config, settings=settings, flags=flags)
+    if dry_run:
+        _dry_run(chosen, sagemaker=sagemaker, as_json=as_json)
+    else:
+        _serve(chosen, sagemaker=sagemaker, explain=explain, as_json=as_json)
+
+
+def _dry_run(config: Config, *, sagemaker: bool, as_json: bool) -> None:
+    from stepwell.engine.build import resolve_only
+    from stepwell.server.lifecycle import check_settings
+
+    check_settings(config, sagemaker=sagemaker)
+    print_decisions(resolve_only(config), as_json=as_json)
+
+
+def _serve(config: Config, *, sagemaker: bool, explain: bool, as_json: bool) -> None:
+    """Refuse early what needs no model: keys, exposure, port. Then load and serve."""
+    from stepwell.cli.logs import set_up_logging
+    from stepwell.server.lifecycle import Listener, check_settings, run_server
+
+    set_up_logging()
+    keys = check_settings(config, sagemaker=sagemaker)
+    listener = Listener(config.server.host, config.server.port)
+    from stepwell.engine.build import build_engine_loop
+
+    engine = build_engine_loop(config, progress=note)
+    if explain:
+        print_decisions(engine.decisions, as_json=as_json)
+    run_server(
+        engine,
+        config=config,
+        keys=keys,
+        listener=listener,
+        on_ready=lambda url: print(f"Stepwell is ready: {url}", flush=True),
+    )

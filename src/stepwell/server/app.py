@@ -1,0 +1,242 @@
+"""The ASGI application: paths, keys, limits, and every error in OpenAI's shape.
+
+| path | what |
+|---|---|
+| GET /v1/models, /v1/models/{id} | the served model |
+| POST /v1/chat/completions, /v1/completions | generation |
+| POST /invocations | SageMaker: either body, told by its fields |
+| GET /health, /ping | 200 while requests are taken, else 503; never needs a key |
+| GET /metrics | Prometheus text |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from stepwell.base.config import Config, ServerConfig
+from stepwell.base.errors import (
+    EngineStopped,
+    QueueFull,
+    RequestError,
+    StepwellError,
+    UnknownModel,
+)
+from stepwell.base.units import parse_bytes
+from stepwell.server.async_engine import AsyncEngine
+from stepwell.server.auth import KeyRing
+from stepwell.server.errors import (
+    MethodNotAllowed,
+    RequestTimeout,
+    UnknownRoute,
+    http_status,
+)
+from stepwell.server.generate import answer, last_words
+from stepwell.server.http import Exchange, Receive, Scope, Send
+from stepwell.server.limits import RateLimitedFor, RateLimiter, Resource
+from stepwell.server.metrics import CONTENT_TYPE, Metrics
+from stepwell.server.ports import EngineLike
+from stepwell.server.protocol import Job, Kind, kind_of, parse_json, prepare
+
+logger = logging.getLogger(__name__)
+
+_INLINE_BYTES = 4096
+"""Bodies up to this size are parsed and tokenized on the event loop, larger ones on a thread."""
+
+_OPEN_PATHS = frozenset({"/health", "/ping"})
+_MODELS = "/v1/models"
+
+_Handler = Callable[[Exchange, str], Awaitable[None]]
+
+
+class App:
+    """ASGI application over one engine, which it starts with the event loop.
+
+    Raises ConfigError for an engine without a tokenizer.
+    """
+
+    def __init__(self, engine: EngineLike, *, config: Config, keys: KeyRing) -> None:
+        settings = config.server
+        self.metrics = Metrics(
+            model_name=engine.info.name,
+            cache_config={
+                "block_size": str(config.cache.block_size),
+                "enable_prefix_caching": str(config.cache.prefix_caching),
+            },
+        )
+        self.engine = AsyncEngine(engine, metrics=self.metrics)
+        self._settings: ServerConfig = settings
+        self._keys = keys
+        self._max_body = parse_bytes(settings.max_body)
+        self._limiter = RateLimiter(
+            requests_per_minute=settings.requests_per_minute,
+            tokens_per_minute=settings.tokens_per_minute,
+        )
+        limits = config.scheduler
+        self._max_in_flight = limits.max_waiting + limits.max_sequences
+        self._in_flight = 0
+        self._preparers = ThreadPoolExecutor(2, thread_name_prefix="stepwell-prepare")
+        self._created = int(time.time())
+        self._routes: dict[str, dict[str, _Handler]] = {
+            "/health": {"GET": self._health},
+            "/ping": {"GET": self._health},
+            "/metrics": {"GET": self._metrics},
+            _MODELS: {"GET": self._models},
+            "/v1/chat/completions": {"POST": partial(self._generate, kind=Kind.CHAT)},
+            "/v1/completions": {"POST": partial(self._generate, kind=Kind.COMPLETION)},
+            "/invocations": {"POST": partial(self._generate, kind=None)},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI entry."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(Exchange(scope, receive, send))
+        else:
+            await send({"type": "websocket.close"})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self.engine.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.engine.stop(grace=0.0)
+                self.engine.close()
+                self._preparers.shutdown(wait=False)
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _serve(self, exchange: Exchange) -> None:
+        """Run the handler of a path; any error becomes the reply."""
+        route = exchange.path
+        try:
+            route, handler = self._find(exchange)
+            tenant = ""
+            if route not in _OPEN_PATHS:
+                tenant = self._keys.tenant_of(exchange.header("authorization"))
+            await handler(exchange, tenant)
+        except StepwellError as error:
+            await self._refuse(exchange, error)
+        except Exception:
+            logger.exception("internal error at %s", route)
+            await self._refuse(exchange, StepwellError("an internal error; see the server's log."))
+        finally:
+            known = route if route in self._routes else "other"
+            self.metrics.replied(known, exchange.status)
+
+    def _find(self, exchange: Exchange) -> tuple[str, _Handler]:
+        path = exchange.path.rstrip("/") or "/"
+        methods = self._routes.get(path)
+        if methods is None and path.startswith(_MODELS + "/"):
+            path = _MODELS
+            methods = {"GET": self._model}
+        if methods is None:
+            raise UnknownRoute(
+                f"there is no {exchange.path} here.", hint=f"Paths: {', '.join(self._routes)}."
+            )
+        if exchange.method not in methods:
+            raise MethodNotAllowed(
+                f"{path} does not take {exchange.method}.", hint=f"Use {', '.join(methods)}."
+            )
+        return path, methods[exchange.method]
+
+    async def _refuse(self, exchange: Exchange, error: StepwellError) -> None:
+        self.metrics.refused(error.code)
+        if http_status(error) >= 500:
+            logger.warning("%s: %s (%s)", exchange.path, error, error.code)
+        seconds = error.seconds if isinstance(error, RateLimitedFor) else None
+        write = asyncio.create_task(exchange.reply_error(error, retry_after=seconds))
+        await last_words(write)
+
+    async def _health(self, exchange: Exchange, tenant: str) -> None:
+        if not self.engine.healthy:
+            raise EngineStopped("the engine takes no requests.")
+        await exchange.reply_json({"status": "ok"})
+
+    async def _metrics(self, exchange: Exchange, tenant: str) -> None:
+        page = self.metrics.render(await self.engine.stats())
+        headers = ((b"content-type", CONTENT_TYPE.encode()),)
+        await exchange.reply(page, status=200, content_headers=headers)
+
+    async def _models(self, exchange: Exchange, tenant: str) -> None:
+        await exchange.reply_json({"object": "list", "data": [self._card()]})
+
+    async def _model(self, exchange: Exchange, tenant: str) -> None:
+        wanted = exchange.path.removeprefix(_MODELS + "/")
+        name = self.engine.info.name
+        if wanted != name:
+            raise UnknownModel(
+                f"the model {wanted!r} is not served here.",
+                hint=f"This server has {name!r}.",
+                param="model",
+            )
+        await exchange.reply_json(self._card())
+
+    def _card(self) -> dict[str, object]:
+        info = self.engine.info
+        return {
+            "id": info.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "stepwell",
+            "max_model_len": info.max_model_len,
+        }
+
+    async def _generate(self, exchange: Exchange, tenant: str, *, kind: Kind | None) -> None:
+        """Admit, read, tokenize, generate, reply."""
+        now = time.monotonic()
+        self._limiter.admit(tenant, resource=Resource.REQUESTS, amount=1, now=now)
+        if self._in_flight >= self._max_in_flight:
+            raise QueueFull(f"{self._in_flight} requests are in flight.", hint="Try again later.")
+        self._in_flight += 1
+        try:
+            job = await self._read_job(exchange, kind, tenant, now)
+            self._limiter.admit(tenant, resource=Resource.TOKENS, amount=job.prompt_tokens, now=now)
+            await answer(
+                exchange,
+                job,
+                engine=self.engine,
+                timeout=self._settings.request_timeout,
+                charge=partial(self._charge, tenant),
+            )
+        finally:
+            self._in_flight -= 1
+
+    async def _read_job(
+        self, exchange: Exchange, kind: Kind | None, tenant: str, now: float
+    ) -> Job:
+        timeout = self._settings.request_timeout or None
+        try:
+            async with asyncio.timeout(timeout):
+                body = await exchange.body(limit=self._max_body)
+        except TimeoutError as error:
+            raise RequestTimeout("the body did not arrive in time.") from error
+        if len(body) <= _INLINE_BYTES:
+            return self._prepare(body, kind, tenant, now)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._preparers, self._prepare, body, kind, tenant, now)
+
+    def _prepare(self, body: bytes, kind: Kind | None, tenant: str, now: float) -> Job:
+        """Bytes -> Job. Runs on the event loop or on a thread."""
+        fields = parse_json(body)
+        try:
+            return prepare(
+                fields,
+                kind=kind or kind_of(fields),
+                info=self.engine.info,
+                tokenizer=self.engine.tokenizer,
+                tenant=tenant,
+                now=now,
+            )
+        except RecursionError as error:
+            raise RequestError("the body is nested too deeply.") from error
+
+    def _charge(self, tenant: str, tokens: int) -> None:
+        self._limiter.charge(tenant, resource=Resource.TOKENS, amount=tokens, now=time.monotonic())
