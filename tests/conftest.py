@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+# Workers that wait do not spin: tests share their machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Re-count the engine's books after every step (see engine/build.py).
 os.environ.setdefault("STEPWELL_CHECK", "1")
 # Nothing here may reach the network for a model.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepwell.base.errors import ConfigError
+from stepwell.evaluate.arrival import Arrival
 from stepwell.evaluate.ceiling import Ceiling, ModelCost
 from stepwell.evaluate.memory import AllocationCounter, malloc_bytes
 from stepwell.evaluate.options import BenchOptions, Section
@@ -74,7 +75,7 @@ def test_the_summary_is_flat_and_says_what_was_not_measured() -> None:
         BenchOptions(sections=("dance",)),
         BenchOptions(rounds=0),
         BenchOptions(prompt=(9, 3)),
-        BenchOptions(arrival="trace"),  # type: ignore[arg-type]
+        BenchOptions(arrival=Arrival.TRACE),
         BenchOptions(url="http://x/v1"),
     ],
 )

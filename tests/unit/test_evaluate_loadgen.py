@@ -90,7 +90,7 @@ class Broken(Stub):
 def serving(make: Callable[[], Stub]) -> Iterator[tuple[str, Stub]]:
     """A stub on a thread with its own event loop."""
     loop = asyncio.new_event_loop()
-    started = threading.Event()
+    started, stop = threading.Event(), asyncio.Event()
     found: list[tuple[int, Stub]] = []
 
     async def main() -> None:
@@ -98,14 +98,16 @@ def serving(make: Callable[[], Stub]) -> Iterator[tuple[str, Stub]]:
         server = await asyncio.start_server(stub.handle, "127.0.0.1", 0)
         found.append((server.sockets[0].getsockname()[1], stub))
         started.set()
+        await stop.wait()
+        server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports close on the next turn
 
     def run() -> None:
-        asyncio.set_event_loop(loop)
         loop.run_until_complete(main())
-        loop.run_forever()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0.05))
         loop.close()
 
     thread = threading.Thread(target=run)
@@ -114,7 +116,7 @@ def serving(make: Callable[[], Stub]) -> Iterator[tuple[str, Stub]]:
     try:
         yield f"http://127.0.0.1:{found[0][0]}/v1", found[0][1]
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(stop.set)
         thread.join(5)
 
 

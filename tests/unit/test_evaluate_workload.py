@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_token_ids_are_in_the_vocabulary(vocab: int, seed: int) -> None:
 @pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
 def test_gamma_arrivals_keep_their_rate_and_burstiness(burstiness: float) -> None:
     offsets = gamma_offsets(count=20000, rate=50, burstiness=burstiness, seed=1)
-    gaps = [b - a for a, b in zip(offsets, offsets[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(offsets)]
     mean = sum(gaps) / len(gaps)
     variance = sum((gap - mean) ** 2 for gap in gaps) / len(gaps)
     assert offsets[0] == 0
@@ -115,7 +116,7 @@ def test_trace_fits_the_model(tmp_path: Path) -> None:
 def test_other_files_are_refused_by_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match="x.jsonl"):
+    with pytest.raises(ConfigError, match=r"x\.jsonl"):
         read_trace(path, TraceOptions())
 
 

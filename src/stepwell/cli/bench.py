@@ -155,7 +155,7 @@ def serve(  # one parameter an option
         workdir=workdir,
         seconds=choices.QUICK_SECONDS if quick else math.inf,
         environments=environments,
-        settings=_settings(settings),
+        settings=choices.SETTINGS | _settings(settings),
     )
     _run(chosen, out=out, plot=plot, explain=explain, as_json=as_json)
 

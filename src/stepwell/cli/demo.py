@@ -235,13 +235,13 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         (
             "first token, cold prompt",
-            f"{format_seconds(result['cold_ttft_seconds'])}   ({result['cold_prompt_tokens']} tokens, "
-            f"{result['cold_cached_tokens']} cached)",
+            f"{format_seconds(result['cold_ttft_seconds'])}   "
+            f"({result['cold_prompt_tokens']} tokens, {result['cold_cached_tokens']} cached)",
         ),
         (
             "first token, warm prompts (median)",
-            f"{format_seconds(result['warm_ttft_seconds'])}   (last: {result['warm_prompt_tokens']} "
-            f"tokens, {result['warm_cached_tokens']} cached)",
+            f"{format_seconds(result['warm_ttft_seconds'])}   "
+            f"(last: {result['warm_prompt_tokens']} tokens, {result['warm_cached_tokens']} cached)",
         ),
         ("cold / warm", f"{result['ratio']:.1f} times"),
         ("facts recalled", f"{result['recalled']} of {result['asked']}"),

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import stepwell
 from stepwell.base.errors import ConfigError, RequestError, StepwellError
+from stepwell.hardware.threads import bound_spinning
 
 VERBS = ("serve", "chat", "generate", "demo", "bench", "config", "version")
 """Verb -> module `stepwell.cli.<verb>`, in the order that help shows."""
@@ -69,6 +70,7 @@ def main(
 
 def run() -> None:
     """Entry point: runs the command line and exits with 0, 1 (failed) or 2 (wrong usage)."""
+    bound_spinning()
     try:
         app()
     except StepwellError as error:

@@ -26,6 +26,7 @@ from stepwell.engine.resolve import Resolved, resolve, resolve_pool
 from stepwell.engine.runner import ModelRunner
 from stepwell.engine.scheduler import Scheduler
 from stepwell.hardware.machine import read_machine
+from stepwell.hardware.malloc import keep_freed_memory
 from stepwell.model.architectures import TESTED_MODEL_TYPES
 from stepwell.model.identity import make_namespace
 from stepwell.model.load import (
@@ -76,11 +77,12 @@ def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEn
     folder = find_checkpoint(config.model.path)
     hf_config = read_hf_config(folder)
     resolved = resolve(config, hf_config, read_machine())
+    malloc = keep_freed_memory()
     say(f"loading {folder.name}")
     loaded = load_model(
         config.model, folder, hf_config, dtype=resolved.dtype, device=resolved.device
     )
-    decisions = [*resolved.decisions, *loaded.decisions, *_verify(config, loaded, say)]
+    decisions = [*resolved.decisions, malloc, *loaded.decisions, *_verify(config, loaded, say)]
     pool, decision = _allocate_pool(config, loaded, resolved)
     decisions.append(decision)
     _compile_kernels(loaded, pool, say)

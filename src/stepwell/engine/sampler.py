@@ -48,8 +48,11 @@ class SamplerState:
 
 @torch.inference_mode()
 def sample_greedy(logits: Tensor) -> list[int]:
-    """argmax of each row of [rows, vocabulary]; the first of equals."""
-    return logits.argmax(dim=-1).tolist()
+    """argmax of each row of [rows, vocabulary]; the first of equals.
+
+    Through float32: torch's argmax over bfloat16 is not vectorized and three times slower.
+    """
+    return logits.float().argmax(dim=-1).tolist()
 
 
 @torch.inference_mode()

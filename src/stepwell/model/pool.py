@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stepwell.kernels import advise_huge_pages
 from stepwell.kernels.paged_attention import PagedLayer
 from stepwell.model.attention import LayerShape
 
@@ -45,9 +46,11 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device,
     ) -> KVPool:
-        """Allocate zeroed memory (touching every page now rather than while serving)."""
+        """Allocate zeroed memory, touching every page now rather than while serving."""
         numel = block_numel(list(shapes.values()), block_size=block_size)
-        storage = torch.zeros(num_blocks, numel, dtype=dtype, device=device)
+        storage = torch.empty(num_blocks, numel, dtype=dtype, device=device)
+        advise_huge_pages(storage)
+        storage.zero_()
         layers: dict[nn.Module, PagedLayer] = {}
         offset = 0
         for module, shape in shapes.items():
