@@ -43,7 +43,7 @@ $(VENV)/.tested: $(VENV)/.installed
 
 $(VENV)-no-torch/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-no-torch
-	$(VENV)-no-torch/bin/pip install --quiet --disable-pip-version-check -e '.' \
+	$(VENV)-no-torch/bin/pip install --quiet --disable-pip-version-check -e '.[server]' \
 		pytest pytest-timeout hypothesis
 	touch $@
 

@@ -72,7 +72,7 @@ def run() -> None:
     """Entry point: runs the command line and exits with 0, 1 (failed) or 2 (wrong usage)."""
     bound_spinning()
     try:
-        app()
+        app(prog_name="stepwell")
     except StepwellError as error:
         print_error(error)
         sys.exit(2 if isinstance(error, ConfigError | RequestError) else 1)
