@@ -32,6 +32,23 @@ def test_keys_are_asked_for_everywhere_but_health(serve):
     assert running.get("/health").status_code == running.get("/ping").status_code == 200
 
 
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example"])
+def test_without_keys_only_this_machine_may_be_named(serve, host):
+    running = serve()
+    reply = running.get("/v1/models", headers={"host": host})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "untrusted_host")
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000"])
+def test_without_keys_loopback_names_are_fine(serve, host):
+    assert serve().get("/v1/models", headers={"host": host}).status_code == 200
+
+
+def test_with_keys_any_name_is_fine(serve):
+    headers = {"host": "models.example", "authorization": "Bearer secret-ada"}
+    assert serve(**KEYS).get("/v1/models", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("key", ["wrong", "SECRET-ADA", "ada:secret-ada", "secret", "ä"])
 def test_wrong_keys(serve, key):
     running = serve(**KEYS)

@@ -211,7 +211,7 @@ def test_body_too_large_in_chunks(serve):
     host, port = running.root.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
             + b"400\r\n"
             + b"x" * 1024

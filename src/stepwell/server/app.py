@@ -28,7 +28,7 @@ from stepwell.base.errors import (
 )
 from stepwell.base.units import parse_bytes
 from stepwell.server.async_engine import AsyncEngine
-from stepwell.server.auth import KeyRing
+from stepwell.server.auth import KeyRing, check_host_header, is_loopback
 from stepwell.server.errors import (
     MethodNotAllowed,
     RequestTimeout,
@@ -71,6 +71,7 @@ class App:
         self.engine = AsyncEngine(engine, metrics=self.metrics)
         self._settings: ServerConfig = settings
         self._keys = keys
+        self._only_local = not len(keys) and is_loopback(settings.host)
         self._max_body = parse_bytes(settings.max_body)
         self._limiter = RateLimiter(
             requests_per_minute=settings.requests_per_minute,
@@ -119,6 +120,8 @@ class App:
         try:
             route, handler = self._find(exchange)
             tenant = ""
+            if self._only_local:
+                check_host_header(exchange.header("host"))
             if route not in _OPEN_PATHS:
                 tenant = self._keys.tenant_of(exchange.header("authorization"))
             await handler(exchange, tenant)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stepwell.base.config import ServerConfig
 from stepwell.base.errors import ConfigError, Unauthorized
+from stepwell.server.errors import UntrustedHost
 
 OPEN_TENANT = ""
 """The one tenant of a server without keys."""
@@ -103,6 +104,17 @@ def check_exposure(host: str, *, keys: KeyRing) -> None:
             f"server.host is {host!r}, which other machines can reach, and there is no API key.",
             hint="Set server.api_keys_file (or server.api_keys), or listen on 127.0.0.1.",
             param="server.host",
+        )
+
+
+def check_host_header(header: str | None) -> None:
+    """For a server without keys: raise UntrustedHost unless Host names loopback."""
+    name = (header or "").rpartition("@")[2]
+    host = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    if not is_loopback(host):
+        raise UntrustedHost(
+            f"this server has no API keys and does not answer to the host {host!r}.",
+            hint="Use http://127.0.0.1 or http://localhost, or set server.api_keys_file.",
         )
 
 

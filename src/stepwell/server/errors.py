@@ -31,6 +31,16 @@ class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
 
 
+class UntrustedHost(RequestError):
+    """A server without keys was addressed by a name that is not this machine's own.
+
+    A page in a browser can reach loopback under its own name (DNS rebinding); it cannot choose
+    the Host header.
+    """
+
+    code = "untrusted_host"
+
+
 HTTP_STATUS: dict[str, HTTPStatus] = {
     "internal_error": HTTPStatus.INTERNAL_SERVER_ERROR,
     "invalid_config": HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -39,6 +49,7 @@ HTTP_STATUS: dict[str, HTTPStatus] = {
     "context_length_exceeded": HTTPStatus.BAD_REQUEST,
     "model_not_found": HTTPStatus.NOT_FOUND,
     "unknown_url": HTTPStatus.NOT_FOUND,
+    "untrusted_host": HTTPStatus.FORBIDDEN,
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
     "invalid_api_key": HTTPStatus.UNAUTHORIZED,
     "body_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -58,6 +69,7 @@ HTTP_STATUS: dict[str, HTTPStatus] = {
 
 _TYPES: dict[HTTPStatus, str] = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
     HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable_error",

@@ -54,6 +54,7 @@ def compile_kernel(function: Callable[[int], None]) -> Any:
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(folder)
         try:
-            return numba.cfunc(KERNEL_SIGNATURE, cache=cached, nopython=True)(function)
+            # error_model: no division raises, since nobody could catch it in a C callback.
+            return numba.cfunc(KERNEL_SIGNATURE, cache=cached, error_model="numpy")(function)
         finally:
             numba.config.CACHE_DIR = before

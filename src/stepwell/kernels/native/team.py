@@ -47,15 +47,20 @@ def threads_kind() -> str:
     return f"torch's OpenMP team of {torch.get_num_threads()}"
 
 
+def threads_for(tasks: int) -> int:
+    """The most threads that `run` uses for so many tasks."""
+    return max(1, min(torch.get_num_threads(), tasks))
+
+
 def run(kernel: Any, arguments: torch.Tensor, *, tasks: int) -> None:
     """Call `kernel(address of arguments)` on as many threads as there is work for, and wait.
 
     `arguments` is an int64 tensor; kernels draw their tasks from a counter in it, so it does not
     matter how many threads come. ctypes releases the interpreter lock meanwhile.
     """
-    threads = min(torch.get_num_threads(), tasks)
+    threads = threads_for(tasks)
     entry = openmp_entry()
-    if entry is None or threads <= 1:
+    if entry is None or threads == 1:
         _direct(kernel.address)(arguments.data_ptr())
     else:
         entry(kernel.address, arguments.data_ptr(), threads, 0)

@@ -83,6 +83,7 @@ def attend(
     state = group * (layer.value_dim + 2)
     partials = rows.new_empty(plan.partials * state, dtype=torch.float32)
     finished = rows.new_zeros(plan.counters, dtype=torch.int64)
+    scratch = rows.new_empty(_scratch_bytes(plan, layer, group), dtype=torch.uint8)
     size = layer.key.element_size()
     fields = {
         compiled.TASKS: len(plan.tasks),
@@ -105,12 +106,22 @@ def attend(
         compiled.PARTIALS: partials.data_ptr(),
         compiled.FINISHED: finished.data_ptr(),
         compiled.TILE: plan.tile,
+        compiled.SCRATCH: scratch.data_ptr(),  # torch aligns to cache lines
     }
     record = torch.tensor([fields.get(i, 0) for i in range(compiled.FIELDS)], dtype=torch.int64)
     kind = _STORED[layer.key.dtype]
     kernel = compiled.compiled_kernel(kind, layer.key_dim, layer.value_dim, group)
     team.run(kernel, record, tasks=len(plan.tasks))
     return out.to(query.dtype), lse
+
+
+def _scratch_bytes(plan: _Plan, layer: PagedLayer, group: int) -> int:
+    """Scratch for as many threads as may come."""
+    rows = plan.tile * group
+    each: int = compiled.scratch_bytes.py_func(
+        rows, plan.part_tokens, layer.key_dim, layer.value_dim
+    )
+    return each * team.threads_for(len(plan.tasks))
 
 
 def _two_floats(first: float, second: float) -> int:

@@ -46,7 +46,19 @@ from stepwell.kernels.paged_attention.cpu_tiles import (
 # Fields of the int64 record whose address the kernel gets.
 NEXT, TASKS, PLAN, QUERY, OUT, LSE, KEY, VALUE = range(8)
 KEY_STRIDE, VALUE_STRIDE, TABLES, TABLE_STRIDE, CONTEXTS, KV_HEADS = range(8, 14)
-BLOCK_SIZE, PART_TOKENS, WINDOW, SINKS, NUMBERS, PARTIALS, FINISHED, TILE, FIELDS = range(14, 23)
+(
+    BLOCK_SIZE,
+    PART_TOKENS,
+    WINDOW,
+    SINKS,
+    NUMBERS,
+    PARTIALS,
+    FINISHED,
+    TILE,
+    WORKERS,
+    SCRATCH,
+    FIELDS,
+) = range(14, 25)
 
 # Columns of a row of the plan: int32 numbers about one task.
 SEQUENCE, HEAD, FIRST_ROW, TOKENS, POSITION, FIRST_PART, LAST_PART = range(7)
@@ -59,6 +71,17 @@ _ZERO = np.float32(0.0)
 # Tokens that loads are asked for ahead of their use: blocks lie far apart in the pool, so no
 # hardware prefetcher sees the next one coming.
 AHEAD = 32
+
+
+@njit(inline="always", error_model="numpy")
+def scratch_bytes(rows, part_tokens, key_dim, value_dim):
+    """What one thread needs for tasks of `rows` query rows, in whole cache lines.
+
+    Widened queries, a widened tile of keys, scores, and the states of the task and of one part.
+    Vectors that lie across two lines cost double, so each thread starts on a line of its own.
+    """
+    floats = (rows + LANES) * key_dim + rows * part_tokens + 2 * rows * (value_dim + 2)
+    return (4 * floats + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
 
 
 @njit(inline="always", error_model="numpy")
@@ -203,6 +226,36 @@ def _finish(args, token, head, state, group, dim, kind, row_bytes):
         store_float32(load_int64(args, LSE), first + g, lse)
 
 
+@njit(inline="always", error_model="numpy")
+def _begin(
+    args, first_row, head, tokens, query, states, group, key_dim, value_dim, kind, row_bytes
+):
+    """Widen the task's query rows to `query`, and begin each token's state."""
+    for t in range(tokens):
+        row = ((first_row + t) * load_int64(args, KV_HEADS) + head) * group
+        rows = load_int64(args, QUERY) + row * row_bytes
+        widen(rows, query + 4 * t * group * key_dim, group, key_dim, kind)
+        _clear(states + 4 * t * group * (value_dim + 2), group, value_dim)
+
+
+@njit(inline="always", error_model="numpy")
+def _collect(args, plan, state, group, dim):
+    """Leave the state of one of a token's parts; true, with all merged into it, if the last one.
+
+    Whoever completes the last part merges them, first to last.
+    """
+    size = 4 * group * (dim + 2)
+    partials = load_int64(args, PARTIALS) + size * load_int32(plan, FIRST_PARTIAL)
+    copy_bytes(partials + size * load_int32(plan, FIRST_PART), state, size)
+    parts = load_int32(plan, PARTS)
+    last = take(load_int64(args, FINISHED), load_int32(plan, COUNTER)) == parts - 1
+    if last:
+        _clear(state, group, dim)
+        for part in range(parts):
+            _absorb(state, partials + size * part, group, dim)
+    return last
+
+
 @cache
 def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
     """The machine code for these sizes; from the disk cache where an earlier process left it.
@@ -216,15 +269,12 @@ def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
         part_tokens = load_int64(args, PART_TOKENS)
         tile_rows = load_int64(args, TILE) * group
         state_size = group * (value_dim + 2)
-        state_floats = tile_rows * (value_dim + 2)
-        # From the start of a cache line: vectors across two lines cost double.
-        floats = (tile_rows + LANES) * key_dim + tile_rows * part_tokens + 2 * state_floats + LANES
-        scratch = np.empty(floats, np.float32)
-        query = (np.int64(scratch.ctypes.data) + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+        query = load_int64(args, SCRATCH)
+        query += take(args, WORKERS) * scratch_bytes(tile_rows, part_tokens, key_dim, value_dim)
         wide = query + 4 * tile_rows * key_dim
         scores = wide + 4 * LANES * key_dim
         states = scores + 4 * tile_rows * part_tokens
-        part_states = states + 4 * state_floats
+        part_states = states + 4 * tile_rows * (value_dim + 2)
         while True:
             task = take(args, NEXT)
             if task >= load_int64(args, TASKS):
@@ -234,11 +284,10 @@ def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
             first_row, tokens = load_int32(plan, FIRST_ROW), load_int32(plan, TOKENS)
             position = load_int32(plan, POSITION)
             table = load_int64(args, TABLES) + 4 * sequence * load_int64(args, TABLE_STRIDE)
-            for t in range(tokens):
-                row = ((first_row + t) * load_int64(args, KV_HEADS) + head) * group
-                rows = load_int64(args, QUERY) + row * key_bytes
-                widen(rows, query + 4 * t * group * key_dim, group, key_dim, kind)
-                _clear(states + 4 * t * state_size, group, value_dim)
+            _begin(
+                args, first_row, head, tokens,
+                query, states, group, key_dim, value_dim, kind, key_bytes,
+            )  # fmt: skip
             for part in range(load_int32(plan, FIRST_PART), load_int32(plan, LAST_PART)):
                 low = max(part * part_tokens, position + 1 - load_int64(args, WINDOW))
                 high = min((part + 1) * part_tokens, position + tokens)
@@ -258,18 +307,8 @@ def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
                         at = 4 * t * state_size
                         _absorb(states + at, part_states + at, group, value_dim)
 
-            parts = load_int32(plan, PARTS)
-            if parts > 1:  # one token's parts are spread over tasks
-                partials = load_int64(args, PARTIALS)
-                partials += 4 * state_size * load_int32(plan, FIRST_PARTIAL)
-                mine = partials + 4 * state_size * load_int32(plan, FIRST_PART)
-                copy_bytes(mine, states, 4 * state_size)
-                done = take(load_int64(args, FINISHED), load_int32(plan, COUNTER))
-                if done < parts - 1:
-                    continue  # whoever completes the last part merges them, first to last
-                _clear(states, group, value_dim)
-                for part in range(parts):
-                    _absorb(states, partials + 4 * state_size * part, group, value_dim)
+            if load_int32(plan, PARTS) > 1 and not _collect(args, plan, states, group, value_dim):
+                continue
             for t in range(tokens):
                 state = states + 4 * t * state_size
                 _finish(args, first_row + t, head, state, group, value_dim, kind, value_bytes)
