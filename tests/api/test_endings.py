@@ -124,7 +124,7 @@ def test_slow_reader_gets_merged_chunks_and_all_text(serve):
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect((host, int(port)))
     connection.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body) + body
     )
     wait_until(lambda: running.engine.finals["length"] == 40, seconds=30)
@@ -153,7 +153,7 @@ def test_reader_that_never_reads_is_cut_off(serve):
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     connection.connect((host, int(port)))
     connection.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body) + body.encode()
     )
     wait_until(lambda: sum(running.engine.finals.values()) == 60, seconds=20)
