@@ -1,16 +1,20 @@
 """Write the generated parts of the docs: `python scripts/write_docs.py`, or `--check` to compare.
 
-docs/settings.md comes from the settings' own declarations. tests/docs runs the check.
+docs/settings.md comes from the settings' own declarations, the numbers of README.md from the
+result files in bench/results. tests/docs runs the check.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from stepwell.base.config import describe_settings
 
 ROOT = Path(__file__).resolve().parents[1]
+_BEGIN, _END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 
 
 def settings_page() -> str:
@@ -31,9 +35,70 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def numbers() -> str:
+    """The tables of README's section on numbers, each line from a committed result."""
+    lines: list[str] = []
+    for name, title in (
+        ("serve-qwen", "Qwen2.5-0.5B's shape, random weights, bf16"),
+        ("serve-house-quick", "The house model (`stepwell bench serve --quick`)"),
+    ):
+        result = _result(name)
+        if result is not None:
+            machine = result["machine"]
+            gib = machine["memory_total"] / (1 << 30)
+            lines += [
+                f"**{title}**, {machine['cores']} cores of {machine['cpu']}, {gib:.0f} GiB, "
+                f"{result['date'][:10]} (`bench/results/{name}.json`):",
+                "",
+                "| | |",
+                "|---|---|",
+                *(f"| {label} | {value} |" for label, value in _serve_rows(result)),
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def _serve_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a newcomer asks first; figures that were not measured are left out."""
+    summary = result["summary"]
+    wanted = (
+        ("output_tokens_per_s", "output tokens/s, 32 mixed requests", "{:.0f}"),
+        ("share_of_ceiling", "share of what this machine's arithmetic and memory allow", "{:.0%}"),
+        ("speedup_vs_static_batch", "against transformers' static batching", "{:.1f}x"),
+        ("speedup_at_equal_memory", "the same with KV memory for 2 static rows", "{:.1f}x"),
+        ("warm_ttft_speedup", "time to first token of a repeated prompt, cold / warm", "{:.0f}x"),
+        ("warm_ttft_decode_steps", "that warm time in decode steps", "{:.2f}"),
+        ("http_overhead", "HTTP over offline, 32 at once", "{:+.1%}"),
+        ("kv_waste", "KV slots wasted", "{:.1%}"),
+        ("steady_allocations", "steps that took memory after warm-up", "{:.0f}"),
+    )
+    rows = [
+        (label, form.format(summary[key]))
+        for key, label, form in wanted
+        if summary.get(key) is not None
+    ]
+    for rival, ratio in summary.get("rivals", {}).items():
+        if ratio is not None and not rival.startswith("transformers-static"):
+            rows.append((f"output tokens/s against {rival}", f"{ratio:.2f}x"))
+    return rows
+
+
+def _result(name: str) -> dict[str, Any] | None:
+    path = ROOT / "bench" / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def readme() -> str:
+    """README.md with its numbers replaced."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    head, rest = text.split(_BEGIN)
+    _, tail = rest.split(_END)
+    return f"{head}{_BEGIN}\n{numbers()}{_END}{tail}"
+
+
 def pages() -> dict[Path, str]:
     """Path -> generated content."""
-    return {ROOT / "docs" / "settings.md": settings_page()}
+    return {ROOT / "docs" / "settings.md": settings_page(), ROOT / "README.md": readme()}
 
 
 def main() -> int:

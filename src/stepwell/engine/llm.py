@@ -26,6 +26,7 @@ from stepwell.base.sampling import SamplingParams
 from stepwell.engine.build import BuiltEngine, build_engine
 
 Prompt = str | Sequence[int]
+_NO_BOUND = 2**31
 
 
 @dataclass(slots=True)
@@ -49,7 +50,10 @@ class LLM:
     names with `__` for the dot: `LLM("house", cache__pool="64MiB")`."""
 
     def __init__(self, model: str = "house", **settings: Any) -> None:
-        overrides = {"model.path": model}
+        overrides: dict[str, Any] = {
+            "model.path": model,
+            "scheduler.max_waiting": _NO_BOUND,  # the caller holds all prompts already
+        }
         overrides |= {name.replace("__", "."): value for name, value in settings.items()}
         self.built: BuiltEngine = build_engine(load_config(overrides=overrides))
         self._count = 0
