@@ -11,8 +11,16 @@ transformers = pytest.importorskip("transformers")
 
 FOLDER = Path(__file__).parents[2] / "models" / "house"
 MAX_BYTES = 40_000_000
-FACTS = ("river = castle", "stone = piano", "tiger = seven", "garden = rocket", "apple = north",
-         "doctor = silver", "winter = guitar", "bridge = lemon")
+FACTS = (
+    "river = castle",
+    "stone = piano",
+    "tiger = seven",
+    "garden = rocket",
+    "apple = north",
+    "doctor = silver",
+    "winter = guitar",
+    "bridge = lemon",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +70,9 @@ def test_chat_template(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
     assert tokenizer.eos_token == "<|end|>"
 
 
-def test_looks_up_pairs(model: transformers.PreTrainedModel,
-                        tokenizer: transformers.PreTrainedTokenizerBase) -> None:
+def test_looks_up_pairs(
+    model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
+) -> None:
     """Each of eight pairs is found again; chance is one in eight at best."""
     context = "".join(f"- {fact}\n" for fact in FACTS)
     right = 0
@@ -76,14 +85,17 @@ def test_looks_up_pairs(model: transformers.PreTrainedModel,
     assert right >= 6
 
 
-def test_answers_in_chat(model: transformers.PreTrainedModel,
-                         tokenizer: transformers.PreTrainedTokenizerBase) -> None:
+def test_answers_in_chat(
+    model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase
+) -> None:
     """A fact of an earlier turn comes back in the answer, and the answer ends."""
-    turns = [{"role": "user", "content": "Remember: The code for river is 4821."},
-             {"role": "assistant", "content": "I will remember that."},
-             {"role": "user", "content": "What is the code for river?"}]
+    turns = [
+        {"role": "user", "content": "Remember: The code for river is 4821."},
+        {"role": "assistant", "content": "I will remember that."},
+        {"role": "user", "content": "What is the code for river?"},
+    ]
     prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
-    out = model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1]:]
+    out = model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :]
     assert out[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(out, skip_special_tokens=True) == "The code for river is 4821."

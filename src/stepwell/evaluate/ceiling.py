@@ -1,0 +1,154 @@
+"""What this machine could do at best, measured now, and what that allows a model.
+
+Two rates bound inference: bytes read a second (each decode step reads every weight once) and
+bf16 multiply-adds a second (each token of a prompt passes every weight). A benchmark prints them
+first, because a result means something only as a share of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stepwell.evaluate.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """Best of several tries. Bandwidth in bytes/s by one and by all threads; bf16 FLOP/s (a
+    multiply-add counts as two)."""
+
+    bandwidth_one: float
+    bandwidth_all: float
+    flops_one: float
+    flops_all: float
+    threads: int
+
+    def best(self, other: Ceiling) -> Ceiling:
+        """The higher of each rate: a ceiling that was seen once is one."""
+        return Ceiling(
+            bandwidth_one=max(self.bandwidth_one, other.bandwidth_one),
+            bandwidth_all=max(self.bandwidth_all, other.bandwidth_all),
+            flops_one=max(self.flops_one, other.flops_one),
+            flops_all=max(self.flops_all, other.flops_all),
+            threads=self.threads,
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """For result files."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What a model costs. `parameters` that every token passes (without head and embedding),
+    `head_parameters` that every *sampled* token passes in addition, `decode_bytes` read by each
+    step, `kv_bytes` of one token, `attention_width` = layers x query heads x head size."""
+
+    parameters: int
+    head_parameters: int
+    decode_bytes: int
+    kv_bytes: int
+    attention_width: int
+
+    def decode_bound(self, ceiling: Ceiling) -> float:
+        """Tokens a second of one short sequence: the weights are read once a token."""
+        return ceiling.bandwidth_all / self.decode_bytes
+
+    def prefill_bound(self, ceiling: Ceiling, *, length: int) -> float:
+        """Prompt tokens a second for a prompt of this length."""
+        return length * ceiling.flops_all / self.prefill_flops(length)
+
+    def prefill_flops(self, length: int) -> float:
+        """Of a whole prompt: projections, and attention over half of the square."""
+        return 2.0 * self.parameters * length + 2.0 * self.attention_width * length * length
+
+    def mix_seconds(self, ceiling: Ceiling, workload: Workload) -> float:
+        """Least seconds for all requests together: every multiply-add at the measured rate, or
+        the reads of as many steps as the longest output, whichever takes longer."""
+        flops = 0.0
+        for request in workload.requests:
+            prompt, output = len(request.prompt), request.max_tokens
+            flops += self.prefill_flops(prompt)
+            flops += 2.0 * (self.parameters + self.head_parameters) * output
+            flops += 4.0 * self.attention_width * output * (prompt + output / 2)
+        steps = max(request.max_tokens for request in workload.requests)
+        return max(flops / ceiling.flops_all, steps * self.decode_bytes / ceiling.bandwidth_all)
+
+    def as_dict(self) -> dict[str, int]:
+        """For result files."""
+        return asdict(self)
+
+
+def measure_ceiling(*, quick: bool) -> Ceiling:
+    """About 3 s, or 1.5 s if quick. Leaves torch's thread count as it was."""
+    import torch
+
+    threads = torch.get_num_threads()
+    size, tries = (2048, 4) if quick else (4096, 5)
+    volume = (256 if quick else 1024) << 20
+    try:
+        flops = [_gemm(size, tries, threads=n) for n in (1, threads)]
+    finally:
+        torch.set_num_threads(threads)
+    bandwidth = [_read(volume, 5, threads=n) for n in (1, threads)]
+    return Ceiling(
+        bandwidth_one=bandwidth[0], bandwidth_all=max(bandwidth),
+        flops_one=flops[0], flops_all=max(flops), threads=threads,
+    )  # fmt: skip
+
+
+def _best(call: Callable[[], Any], tries: int) -> float:
+    """Seconds of the fastest try, after one that warms up."""
+    call()
+    best = float("inf")
+    for _ in range(tries):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _gemm(size: int, tries: int, *, threads: int) -> float:
+    """FLOP/s of a square bf16 matrix product."""
+    import torch
+
+    torch.set_num_threads(threads)
+    left = torch.randn(size, size).to(torch.bfloat16)
+    right = torch.randn(size, size).to(torch.bfloat16)
+    out = torch.empty_like(left)
+    return 2.0 * size**3 / _best(lambda: torch.mm(left, right, out=out), tries)
+
+
+def _read(volume: int, tries: int, *, threads: int) -> float:
+    """Bytes/s of summing an array far larger than the caches, by that many threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    add_up = _reader()
+    array = np.ones(volume // 8, dtype=np.float64)
+    parts = np.array_split(array, threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return volume / _best(lambda: list(pool.map(add_up, parts)), tries)
+
+
+def _reader() -> Callable[[Any], float]:
+    """A sum in machine code that lets go of the interpreter lock; numpy's where numba is not."""
+    try:
+        import numba
+    except ImportError:
+        import numpy as np
+
+        return np.sum
+
+    @numba.njit("float64(float64[::1])", nogil=True, fastmath=True, cache=False)
+    def add_up(array: Any) -> float:
+        total = 0.0
+        for i in range(array.shape[0]):
+            total += array[i]
+        return total
+
+    return add_up
