@@ -19,8 +19,6 @@ TINY = shapes.SHAPES["qwen2.5-0.5b-shape"] | {
     "intermediate_size": 96,
     "vocab_size": 5000,
     "max_position_embeddings": 512,
-    "dtype": "float32",
-    "torch_dtype": "float32",
 }
 
 

@@ -15,9 +15,11 @@ def test_every_token_has_text_of_its_own(tiny_shape: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_shape)
-    assert len(tokenizer) == 5000
+    assert len(tokenizer) >= 5000  # its class may add an end token of its own
     assert tokenizer.decode([4999]) == " w4999"
-    assert tokenizer.decode(tokenizer.encode("plain text")) == "plain text"
+    assert (
+        tokenizer.decode(tokenizer.encode("plain text"), skip_special_tokens=True) == "plain text"
+    )
 
 
 def test_a_made_checkpoint_is_found_again(tiny_shape: Path) -> None:

@@ -18,13 +18,12 @@ def contestant(tiny_shape: Path) -> StepwellContestant:
     worker = StepwellContestant()
     facts = worker.load(str(tiny_shape), settings={"cache.pool": "1MiB"})
     assert facts["vocab_size"] == 5000
-    # two layers, two KV heads of 16, K and V, four bytes
-    assert facts["cost"]["kv_bytes"] == 2 * 2 * 16 * 2 * 4
-    assert facts["cost"]["attention_width"] == 2 * 64
-    assert facts["cost"]["head_parameters"] == 5000 * 64
-    assert facts["cost"]["decode_bytes"] == 4 * (
-        facts["cost"]["parameters"] + facts["cost"]["head_parameters"]
-    )
+    cost = facts["cost"]
+    assert cost["head_parameters"] == 5000 * 64
+    assert cost["attention_width"] == 2 * 64
+    item = cost["decode_bytes"] // (cost["parameters"] + cost["head_parameters"])
+    assert item in (2, 4), "bfloat16, or float32 where the CPU has no fast bfloat16"
+    assert cost["kv_bytes"] == 2 * 2 * 16 * 2 * item  # layers, K and V, head size, KV heads
     return worker
 
 
@@ -49,7 +48,7 @@ def test_the_second_time_is_warm(contestant: StepwellContestant) -> None:
 
 def test_memory_counts_every_step_and_waste_is_a_share(contestant: StepwellContestant) -> None:
     found = contestant.memory(asdict(MIX))
-    assert found["steps"] > 9
+    assert found["steps"] >= 3
     assert 0 < found["kv_waste"] < 0.5
     assert found["cuda_allocations"] >= 0
 

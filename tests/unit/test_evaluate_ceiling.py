@@ -64,9 +64,18 @@ def test_the_summary_is_flat_and_says_what_was_not_measured() -> None:
     line = summarize(BenchOptions(rivals=("openvino",)), {"memory": memory}, seconds=1.23456)
     assert line["kv_waste"] == 0.01
     assert line["steady_allocations"] == 0
-    assert line["rivals"] == {"openvino": None}
+    assert line["rivals"] == {}
     for name in ("speedup_vs_static_batch", "warm_ttft_speedup", "http_overhead", "p99_ttft_s"):
         assert line[name] is None
+
+
+def test_a_rival_that_did_not_run_is_null() -> None:
+    rates = {"stepwell": {"median": 9.0, "stepwell_ratio": 1.0}, "x": {"stepwell_ratio": 2.0}}
+    figures = {"output_tokens_per_s": rates, "bound_output_tokens_per_s": 18.0}
+    race = Section("throughput", "", (), (), figures)
+    line = summarize(BenchOptions(rivals=("x", "openvino")), {"throughput": race}, seconds=1)
+    assert line["rivals"] == {"x": 2.0, "openvino": None}
+    assert line["share_of_ceiling"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -178,6 +179,8 @@ def _run(
 ) -> None:
     from stepwell.evaluate.serve_bench import run_serve_bench
 
+    # So that contestants, and what they started, end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     show = (lambda section: None) if as_json else _show
     with _progress() as say:
         summary, document = run_serve_bench(chosen, on_section=show, say=say)

