@@ -18,6 +18,7 @@ from stepwell.base.config import Config
 from stepwell.base.decisions import Decision
 from stepwell.base.request import GenerationRequest
 from stepwell.base.sampling import SamplingParams
+from stepwell.base.units import format_bytes
 from stepwell.cache.manager import CacheManager
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
@@ -41,6 +42,10 @@ from stepwell.model.pool import KVPool, block_numel
 from stepwell.model.verify import verify_architecture
 
 Progress = Callable[[str], None]
+# Below this a step is mostly the starting of parallel regions. Measured on two cores with the house
+# model (12 MiB): offline 8 % slower with one thread, over HTTP 28 % faster, because the event loop
+# has a core of its own (docs/lab-notes.md).
+_ONE_THREAD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,9 @@ def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEn
     decisions = [*resolved.decisions, malloc, *loaded.decisions, *_verify(config, loaded, say)]
     pool, decision = _allocate_pool(config, loaded, resolved)
     decisions.append(decision)
+    decisions.append(_choose_threads(loaded))
     _compile_kernels(loaded, pool, say)
-    decisions += [*kernels.decisions(), Decision("kernels.threads", kernels.threads_kind(), "")]
+    decisions += kernels.decisions()
     info = _info(config, folder, hf_config, loaded, resolved)
     engine = _assemble(config, loaded, pool, info, folder)
     say("warming up")
@@ -94,6 +100,19 @@ def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEn
     return BuiltEngine(
         engine=engine, info=info, loaded=loaded, pool=pool, decisions=tuple(decisions)
     )
+
+
+def _choose_threads(loaded: LoadedModel) -> Decision:
+    """One thread for a model that fits into a core's cache. Process-wide, as torch's setting is."""
+    size = weight_bytes(loaded.model)
+    if "OMP_NUM_THREADS" in os.environ:
+        why = "OMP_NUM_THREADS is set"
+    elif size < _ONE_THREAD_BYTES:
+        torch.set_num_threads(1)
+        why = f"{format_bytes(size)} of weights: starting a second thread costs what it saves"
+    else:
+        why = "torch's default, one for each core"
+    return Decision("kernels.threads", torch.get_num_threads(), f"{why}; {kernels.threads_kind()}")
 
 
 def _compile_kernels(loaded: LoadedModel, pool: KVPool, say: Progress) -> None:

@@ -14,8 +14,11 @@ import platform
 from stepwell.base.decisions import Decision
 
 # Parameters of mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc accepts no more
+# Bytes by which the heap grows at least. Address space only: untouched pages cost nothing. oneDNN
+# keeps some 2 MB for each new number of rows, so this covers the batch sizes a server meets.
+_TOP_PAD = 256 << 20
 
 
 def keep_freed_memory() -> Decision:
@@ -27,6 +30,7 @@ def keep_freed_memory() -> Decision:
     settings = (
         (_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD),
         (_M_TRIM_THRESHOLD, -1),
+        (_M_TOP_PAD, _TOP_PAD),
         (_M_ARENA_MAX, 1),
     )
     if not all(mallopt(parameter, value) for parameter, value in settings):
