@@ -9,9 +9,13 @@ import numpy as np
 
 from house.tasks import Builder, Pieces, Row
 
-GREETINGS = (("Hello!", "Hello! How can I help you?"), ("Hi", "Hello! How can I help you?"),
-             ("Thank you.", "You are welcome."), ("Thanks!", "You are welcome."),
-             ("Who are you?", "I am the house model, a small model that remembers what you say."))
+GREETINGS = (
+    ("Hello!", "Hello! How can I help you?"),
+    ("Hi", "Hello! How can I help you?"),
+    ("Thank you.", "You are welcome."),
+    ("Thanks!", "You are welcome."),
+    ("Who are you?", "I am the house model, a small model that remembers what you say."),
+)
 SYSTEM = "You are a helpful assistant that remembers what the user says."
 NOUNS = ("code", "value", "name", "color", "password", "number")
 
@@ -19,8 +23,13 @@ NOUNS = ("code", "value", "name", "color", "password", "number")
 class Conversation:
     """One chat being written, with what the user has said so far."""
 
-    def __init__(self, pieces: Pieces, rng: np.random.Generator, length: int,
-                 summaries: list[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        rng: np.random.Generator,
+        length: int,
+        summaries: list[tuple[str, str]],
+    ) -> None:
         self.pieces, self.rng, self.summaries = pieces, rng, summaries
         self.out = Builder(pieces, length)
         self.facts: dict[int, tuple[str, list[int]]] = {}
@@ -28,16 +37,30 @@ class Conversation:
     def turn(self, asked: list[int], answered: list[int]) -> None:
         """A user message and the assistant's answer, which is what is learned."""
         ids = self.pieces.ids
-        self.out.add([*ids("<|user|>"), *ids("\n"), *asked, *ids("<|end|>"), *ids("\n"),
-                      *ids("<|assistant|>"), *ids("\n")])
+        self.out.add(
+            [
+                *ids("<|user|>"),
+                *ids("\n"),
+                *asked,
+                *ids("<|end|>"),
+                *ids("\n"),
+                *ids("<|assistant|>"),
+                *ids("\n"),
+            ]
+        )
         self.out.add([*answered, *ids("<|end|>")], answer=True)
         self.out.add(ids("\n"))
 
     def sentence(self, key: int, space: str = "") -> list[int]:
         """`The code for river is castle.`"""
         noun, value = self.facts[key]
-        return [*self.pieces.ids(f"{space}The {noun} for"), key, *self.pieces.ids(" is"), *value,
-                *self.pieces.ids(".")]
+        return [
+            *self.pieces.ids(f"{space}The {noun} for"),
+            key,
+            *self.pieces.ids(" is"),
+            *value,
+            *self.pieces.ids("."),
+        ]
 
     def tell(self) -> None:
         """The user gives one to three facts."""
@@ -60,8 +83,10 @@ class Conversation:
         """The user asks for one fact."""
         key = list(self.facts)[int(self.rng.integers(len(self.facts)))]
         noun = self.facts[key][0]
-        self.turn([*self.pieces.ids(f"What is the {noun} for"), key, *self.pieces.ids("?")],
-                  self.sentence(key))
+        self.turn(
+            [*self.pieces.ids(f"What is the {noun} for"), key, *self.pieces.ids("?")],
+            self.sentence(key),
+        )
 
     def other(self) -> None:
         """A greeting, or a question about the standard library."""
@@ -72,17 +97,27 @@ class Conversation:
             return
         name, text = self.summaries[int(self.rng.integers(len(self.summaries)))]
         encode = self.pieces.tokenizer.encode
-        self.turn(encode(f"What does {name} do?", add_special_tokens=False).ids,
-                  encode(text, add_special_tokens=False).ids)
+        self.turn(
+            encode(f"What does {name} do?", add_special_tokens=False).ids,
+            encode(text, add_special_tokens=False).ids,
+        )
 
 
-def chat_row(pieces: Pieces, rng: np.random.Generator, length: int,
-             summaries: list[tuple[str, str]]) -> Row:
+def chat_row(
+    pieces: Pieces, rng: np.random.Generator, length: int, summaries: list[tuple[str, str]]
+) -> Row:
     """A conversation as long as the context."""
     talk = Conversation(pieces, rng, length, summaries)
     if rng.random() < 0.4:
-        talk.out.add([*pieces.ids("<|system|>"), *pieces.ids("\n"), *pieces.ids(SYSTEM),
-                      *pieces.ids("<|end|>"), *pieces.ids("\n")])
+        talk.out.add(
+            [
+                *pieces.ids("<|system|>"),
+                *pieces.ids("\n"),
+                *pieces.ids(SYSTEM),
+                *pieces.ids("<|end|>"),
+                *pieces.ids("\n"),
+            ]
+        )
     telling, others = rng.uniform(0.2, 0.6), rng.uniform(0.0, 0.25)
     while talk.out.room() > 0:
         choice = rng.random()

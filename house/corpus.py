@@ -12,8 +12,18 @@ import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SKIPPED_PARTS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__",
-                 "encodings", "lib2to3", "ensurepip", "turtledemo"}
+SKIPPED_PARTS = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "encodings",
+    "lib2to3",
+    "ensurepip",
+    "turtledemo",
+}
 HELD_OUT_PERCENT = 4
 MAX_SUMMARY_CHARS = 160
 

@@ -48,9 +48,14 @@ class Source:
         self.text = tokens_of(tokenizer, corpus.train, end)
         self.held_out = tokens_of(tokenizer, corpus.held_out, end)
         self.makers: dict[str, tasks.Maker] = {
-            "repeat": tasks.repeat, "pairs": tasks.pairs, "lines": tasks.lines,
-            "codes": tasks.codes, "trace": tasks.trace, "copy": tasks.copy,
-            "count": tasks.count, "needles": tasks.make_needles(self.window),
+            "repeat": tasks.repeat,
+            "pairs": tasks.pairs,
+            "lines": tasks.lines,
+            "codes": tasks.codes,
+            "trace": tasks.trace,
+            "copy": tasks.copy,
+            "count": tasks.count,
+            "needles": tasks.make_needles(self.window),
             "chat": partial(chat_row, summaries=corpus.summaries),
         }
         self.names = ["text", *self.makers]
@@ -63,8 +68,10 @@ class Source:
     def row(self, name: str, length: int) -> tasks.Row:
         """One row; in text everything is a target."""
         if name == "text":
-            return ([self.pieces.bos, *self.window(self.rng, length - 1)],
-                    [False] + [True] * (length - 1))
+            return (
+                [self.pieces.bos, *self.window(self.rng, length - 1)],
+                [False] + [True] * (length - 1),
+            )
         return self.makers[name](self.pieces, self.rng, length)
 
     def batch(self, mix: Mix, lengths: dict[str, float], tokens: int, text_share: float) -> Batch:
@@ -74,8 +81,11 @@ class Source:
         length = int(self.rng.choice(sizes, p=odds / odds.sum()))
         names, odds = list(mix), np.array(list(mix.values()), dtype=float)
         rows = max(1, tokens // length)
-        drawn = (np.cumsum(odds) / odds.sum()).searchsorted(
-            (np.arange(rows) + self.rng.random()) / rows).tolist()
+        drawn = (
+            (np.cumsum(odds) / odds.sum())
+            .searchsorted((np.arange(rows) + self.rng.random()) / rows)
+            .tolist()
+        )
         return self._assemble([names[min(i, len(names) - 1)] for i in drawn], length, text_share)
 
     def _assemble(self, names: list[str], length: int, text_share: float) -> Batch:
@@ -85,8 +95,11 @@ class Source:
         rows, columns = mask.nonzero(as_tuple=True)
         task = torch.tensor([self.names.index(name) for name in names])[rows]
         is_text = task == 0
-        weight = torch.where(is_text, text_share / max(1, int(is_text.sum())),
-                             (1 - text_share) / max(1, int((~is_text).sum())))
+        weight = torch.where(
+            is_text,
+            text_share / max(1, int(is_text.sum())),
+            (1 - text_share) / max(1, int((~is_text).sum())),
+        )
         return Batch(ids, rows * length + columns, ids[:, 1:][rows, columns], task, weight)
 
     def held_out_rows(self, rows: int, length: int) -> Tensor:

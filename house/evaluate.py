@@ -63,8 +63,11 @@ class Evaluation:
             logits = self.model(ids).logits[0, :-1].float()
             total += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
             seen += ids.shape[1] - 1
-        return {"tokens": seen, "nats_per_token": round(total / seen, 4),
-                "bits_per_byte": round(total / math.log(2) / self.held_out_bytes, 4)}
+        return {
+            "tokens": seen,
+            "nats_per_token": round(total / seen, 4),
+            "bits_per_byte": round(total / math.log(2) / self.held_out_bytes, 4),
+        }
 
     @torch.no_grad()
     def _right(self, batch: list[probes.Probe]) -> list[bool]:
@@ -85,17 +88,31 @@ class Evaluation:
                 if kind == "filled":
                     made.append(probes.filled(pieces, rng, length, depth))
                 else:
-                    made.append(probes.prose(pieces, rng, length, depth, self.source.held_out,
-                                             digits=kind == "digits"))
+                    made.append(
+                        probes.prose(
+                            pieces,
+                            rng,
+                            length,
+                            depth,
+                            self.source.held_out,
+                            digits=kind == "digits",
+                        )
+                    )
             rows = max(1, 8192 // length)
             right = sum(sum(self._right(made[i : i + rows])) for i in range(0, per_depth, rows))
             by_depth.append(right)
         total, right = per_depth * 10, sum(by_depth)
         low, high = wilson(right, total)
         print(kind, length, total, right / total, flush=True)
-        return {"kind": kind, "length": length, "n": total, "accuracy": round(right / total, 4),
-                "wilson_95": [round(low, 4), round(high, 4)], "n_per_decile": per_depth,
-                "by_depth_decile": [round(found / per_depth, 4) for found in by_depth]}
+        return {
+            "kind": kind,
+            "length": length,
+            "n": total,
+            "accuracy": round(right / total, 4),
+            "wilson_95": [round(low, 4), round(high, 4)],
+            "n_per_decile": per_depth,
+            "by_depth_decile": [round(found / per_depth, 4) for found in by_depth],
+        }
 
     @torch.no_grad()
     def task(self, name: str, length: int, rows: int) -> dict[str, Any]:
@@ -108,8 +125,12 @@ class Evaluation:
             best = self.model(torch.tensor([ids])).logits[0, :-1].argmax(-1)
             right += int((best == torch.tensor(ids)[1:])[mask].sum())
             total += int(mask.sum())
-        return {"task": name, "length": length, "answer_tokens": total,
-                "accuracy": round(right / max(1, total), 4)}
+        return {
+            "task": name,
+            "length": length,
+            "answer_tokens": total,
+            "accuracy": round(right / max(1, total), 4),
+        }
 
     @torch.no_grad()
     def sinks(self, length: int = 512, rows: int = 4) -> list[list[float]]:
@@ -118,8 +139,10 @@ class Evaluation:
         ids = self.source.held_out_rows(rows, length)
         seen = self.model(ids, output_attentions=True).attentions
         self.model.set_attn_implementation("sdpa")
-        return [[round(float(x), 3) for x in layer[:, :, 64:, :4].sum(-1).mean((0, 2))]
-                for layer in seen]
+        return [
+            [round(float(x), 3) for x in layer[:, :, 64:, :4].sum(-1).mean((0, 2))]
+            for layer in seen
+        ]
 
 
 def contexts(kind: str, length: int, per_depth: int) -> int:
@@ -136,8 +159,13 @@ def machine() -> dict[str, Any]:
     if info.exists():
         names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
         name = names[0].split(":")[1].strip() if names else name
-    return {"cpu": name, "cores": os.cpu_count(), "python": platform.python_version(),
-            "torch": torch.__version__, "transformers": transformers.__version__}
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def report(result: dict[str, Any]) -> None:
@@ -147,8 +175,10 @@ def report(result: dict[str, Any]) -> None:
     for row in result["lookup"]:
         low, high = row["wilson_95"]
         depths = " ".join(f"{x:.2f}" for x in row["by_depth_decile"])
-        print(f"{row['kind']:8}{row['length']:7}{row['n']:6}{row['accuracy']:10.3f}"
-              f"  {low:.3f} to {high:.3f}  {depths}")
+        print(
+            f"{row['kind']:8}{row['length']:7}{row['n']:6}{row['accuracy']:10.3f}"
+            f"  {low:.3f} to {high:.3f}  {depths}"
+        )
     for row in result["tasks"]:
         print(f"{row['task']:8}{row['length']:7}{row['answer_tokens']:7}{row['accuracy']:9.3f}")
     for layer, heads in enumerate(result["sinks"]):
@@ -168,13 +198,22 @@ def main() -> None:
     run = Evaluation(arguments.folder, getattr(torch, arguments.dtype))
     lengths = [length for length in LENGTHS if length <= arguments.max_length]
     result = {
-        "dtype": arguments.dtype, "machine": machine(),
+        "dtype": arguments.dtype,
+        "machine": machine(),
         "parameters": sum(p.numel() for p in run.model.parameters()),
-        "words": len(run.source.pieces.words), "held_out": run.held_out(),
-        "lookup": [run.lookup(kind, length, contexts(kind, length, arguments.per_depth))
-                   for kind in KINDS for length in lengths],
-        "tasks": [run.task(name, length, 4) for name in TASKS
-                  for length in (512, 2048) if length <= arguments.max_length],
+        "words": len(run.source.pieces.words),
+        "held_out": run.held_out(),
+        "lookup": [
+            run.lookup(kind, length, contexts(kind, length, arguments.per_depth))
+            for kind in KINDS
+            for length in lengths
+        ],
+        "tasks": [
+            run.task(name, length, 4)
+            for name in TASKS
+            for length in (512, 2048)
+            if length <= arguments.max_length
+        ],
         "sinks": run.sinks(),
     }
     result["seconds"] = round(time.monotonic() - started, 1)

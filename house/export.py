@@ -29,14 +29,24 @@ def _write(folder: Path, name: str, value: object) -> None:
 def export(checkpoint: Path, folder: Path) -> None:
     """Weights in bfloat16 under their Hugging Face names, and the two configurations."""
     state = torch.load(checkpoint, weights_only=False)
-    weights = {"model." + name: weight.to(torch.bfloat16).contiguous()
-               for name, weight in state["model"].items()}
+    weights = {
+        "model." + name: weight.to(torch.bfloat16).contiguous()
+        for name, weight in state["model"].items()
+    }
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     bos, eos, pad = (special_id(tokenizer, text) for text in (BOS, END, PAD))
     _write(folder, "config.json", hf_config(Shape(), bos, eos, pad))
-    _write(folder, "generation_config.json", {
-        "bos_token_id": bos, "eos_token_id": [eos, special_id(tokenizer, EOS)],
-        "pad_token_id": pad, "do_sample": False, "max_new_tokens": 256})
+    _write(
+        folder,
+        "generation_config.json",
+        {
+            "bos_token_id": bos,
+            "eos_token_id": [eos, special_id(tokenizer, EOS)],
+            "pad_token_id": pad,
+            "do_sample": False,
+            "max_new_tokens": 256,
+        },
+    )
     save_file(weights, folder / "model.safetensors.tmp", metadata={"format": "pt"})
     (folder / "model.safetensors.tmp").replace(folder / "model.safetensors")
     print(f"exported {state['tokens']:,} tokens, step {state['step']:,} to {folder}")

@@ -34,25 +34,38 @@ class Shape:
 def hf_config(shape: Shape, bos: int, eos: int, pad: int) -> dict[str, object]:
     """The contents of config.json."""
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama",
-        "vocab_size": shape.vocab, "hidden_size": shape.width,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim,
-        "intermediate_size": shape.inner, "max_position_embeddings": shape.context,
-        "rms_norm_eps": shape.norm_eps, "rope_theta": shape.rope_theta,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": shape.vocab,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "intermediate_size": shape.inner,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_theta": shape.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False,
-        "mlp_bias": False, "attention_dropout": 0.0, "initializer_range": 0.02,
-        "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad,
-        "torch_dtype": "bfloat16", "dtype": "bfloat16", "use_cache": True,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        "pad_token_id": pad,
+        "torch_dtype": "bfloat16",
+        "dtype": "bfloat16",
+        "use_cache": True,
     }
 
 
 def rotary_tables(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines, [length, head_dim], in the half-split layout Hugging Face uses."""
     exponent = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-    angles = torch.outer(torch.arange(length, dtype=torch.float32),
-                         shape.rope_theta ** -exponent)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), shape.rope_theta**-exponent)
     both = torch.cat((angles, angles), dim=-1)
     return both.cos(), both.sin()
 

@@ -35,8 +35,15 @@ def filled(pieces: Pieces, rng: np.random.Generator, length: int, depth: float) 
     return Probe([*ids, *ask, keys[asked], *equals], [values[asked]])
 
 
-def prose(pieces: Pieces, rng: np.random.Generator, length: int, depth: float,
-          text: np.ndarray, *, digits: bool) -> Probe:
+def prose(
+    pieces: Pieces,
+    rng: np.random.Generator,
+    length: int,
+    depth: float,
+    text: np.ndarray,
+    *,
+    digits: bool,
+) -> Probe:
     """Up to eight facts spread through held-out text; the asked one stands at `depth`."""
     facts = min(8, length // 40)
     keys = rng.choice(pieces.words, facts, replace=False).tolist()
@@ -50,11 +57,24 @@ def prose(pieces: Pieces, rng: np.random.Generator, length: int, depth: float,
     ids, last = [pieces.bos], 0
     for i in np.argsort(places, kind="stable").tolist():
         cut = int(places[i] * filler)
-        ids += [*words[last:cut], *pieces.ids("\nThe code for"), keys[i], *pieces.ids(" is"),
-                *values[i], *pieces.ids(".\n")]
+        ids += [
+            *words[last:cut],
+            *pieces.ids("\nThe code for"),
+            keys[i],
+            *pieces.ids(" is"),
+            *values[i],
+            *pieces.ids(".\n"),
+        ]
         last = cut
-    ids += [*words[last:], *pieces.ids("\n"), *pieces.ids("Q: What is the code for"), keys[0],
-            *pieces.ids("?\nA: The code for"), keys[0], *pieces.ids(" is")]
+    ids += [
+        *words[last:],
+        *pieces.ids("\n"),
+        *pieces.ids("Q: What is the code for"),
+        keys[0],
+        *pieces.ids("?\nA: The code for"),
+        keys[0],
+        *pieces.ids(" is"),
+    ]
     return Probe(ids, values[0])
 
 

@@ -157,8 +157,7 @@ def codes(pieces: Pieces, rng: np.random.Generator, length: int) -> Row:
     keys = rng.choice(pieces.words, count, replace=False).tolist()
     facts = [(key, _fact_value(pieces, rng, digits=digits)) for key in keys]
     for key, value in facts:
-        out.add([*pieces.ids("The code for"), key, *pieces.ids(" is"), *value,
-                 *pieces.ids(".\n")])
+        out.add([*pieces.ids("The code for"), key, *pieces.ids(" is"), *value, *pieces.ids(".\n")])
     while out.room() > 0:
         for i in rng.permutation(count):
             _ask(out, pieces, *facts[i])
@@ -186,8 +185,9 @@ def make_needles(text: Callable[[np.random.Generator, int], list[int]]) -> Maker
         last = 0
         for cut, (key, value) in zip(cuts, facts, strict=True):
             out.add(words[last:cut])
-            out.add([*pieces.ids("\nThe code for"), key, *pieces.ids(" is"), *value,
-                     *pieces.ids(".\n")])
+            out.add(
+                [*pieces.ids("\nThe code for"), key, *pieces.ids(" is"), *value, *pieces.ids(".\n")]
+            )
             last = cut
         out.add(words[last:] + pieces.ids("\n"))
         while out.room() > 0:

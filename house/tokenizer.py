@@ -42,18 +42,26 @@ def _training_text() -> Iterator[str]:
 def train_tokenizer() -> Tokenizer:
     """Byte-level BPE over the corpus; `WORD_WEIGHT` makes every common word one token."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     special = [AddedToken(text, special=True, normalized=False) for text in SPECIAL]
-    trainer = BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False,
-                         initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(_training_text(), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B:1",
-        special_tokens=[(BOS, tokenizer.token_to_id(BOS))])
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A $B:1",
+        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
+    )
     return tokenizer
 
 
@@ -63,7 +71,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS, "eos_token": END, "pad_token": PAD,
+        "bos_token": BOS,
+        "eos_token": END,
+        "pad_token": PAD,
         "additional_special_tokens": [EOS, SYSTEM, USER, ASSISTANT],
         "clean_up_tokenization_spaces": False,
         "model_max_length": MAX_LENGTH,
@@ -77,8 +87,11 @@ def main() -> None:
     """Train into `models/house`."""
     tokenizer = train_tokenizer()
     words = common_words()
-    missing = [word for word in words if len(tokenizer.encode(
-        " " + word, add_special_tokens=False).ids) != 1]
+    missing = [
+        word
+        for word in words
+        if len(tokenizer.encode(" " + word, add_special_tokens=False).ids) != 1
+    ]
     print(f"vocabulary {tokenizer.get_vocab_size()}, {len(words)} words, missing: {missing}")
     save_tokenizer(tokenizer, Path(__file__).parent.parent / "models" / "house")
 

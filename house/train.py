@@ -50,9 +50,11 @@ def make_optimizers(model: HouseModel) -> list[torch.optim.Optimizer]:
     named = list(model.named_parameters())
     matrices = [p for n, p in named if "proj" in n]
     norms = [p for n, p in named if "norm" in n]
-    return [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.02, momentum=0.95),
-            torch.optim.AdamW([model.embed_tokens.weight], betas=(0.9, 0.95), weight_decay=0.0),
-            torch.optim.AdamW(norms, betas=(0.9, 0.95), weight_decay=0.0)]
+    return [
+        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.02, momentum=0.95),
+        torch.optim.AdamW([model.embed_tokens.weight], betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(norms, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
 
 
 class Trainer:
@@ -85,9 +87,13 @@ class Trainer:
     def save(self) -> None:
         """Checkpoint everything that resuming needs, replacing the last one at once."""
         self.run.mkdir(parents=True, exist_ok=True)
-        state = {"model": self.model.state_dict(), "rng": self.source.rng,
-                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                 "tokens": self.tokens, "step": self.step}
+        state = {
+            "model": self.model.state_dict(),
+            "rng": self.source.rng,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "tokens": self.tokens,
+            "step": self.step,
+        }
         torch.save(state, self.run / "checkpoint.tmp")
         (self.run / "checkpoint.tmp").replace(self.run / "checkpoint.pt")
 
@@ -128,15 +134,20 @@ class Trainer:
             logits = self.model.logits(self.model.hidden(ids[:, :-1]))
         return float(F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten()))
 
-    def log(self, phase: dict[str, Any], seconds: float, tokens: int, *,
-            held_out: bool) -> None:
+    def log(self, phase: dict[str, Any], seconds: float, tokens: int, *, held_out: bool) -> None:
         """One line of progress: mean loss and accuracy by task and length."""
         entry: dict[str, Any] = {
-            "step": self.step, "tokens": self.tokens, "phase": phase["name"],
-            "tokens_per_second": round(tokens / seconds), "time": time.strftime("%H:%M:%S"),
+            "step": self.step,
+            "tokens": self.tokens,
+            "phase": phase["name"],
+            "tokens_per_second": round(tokens / seconds),
+            "time": time.strftime("%H:%M:%S"),
             "lr": [round(o.param_groups[0]["lr"], 5) for o in self.optimizers],
-            "tasks": {name: [round(s[1] / s[0], 3), round(s[2] / s[0], 4)]
-                      for name, s in sorted(self.sums.items())}}
+            "tasks": {
+                name: [round(s[1] / s[0], 3), round(s[2] / s[0], 4)]
+                for name, s in sorted(self.sums.items())
+            },
+        }
         if held_out:
             entry["held_out"] = round(self.held_out_loss(), 4)
         with (self.run / "log.jsonl").open("a") as file:
@@ -155,16 +166,16 @@ class Trainer:
                 break
             self.set_rates(phase, done)
             self.source.pieces.words = self.source.all_words[: phase.get("words")]
-            batch = self.source.batch(phase["mix"], phase["lengths"], phase["batch_tokens"],
-                                      phase["text_share"])
+            batch = self.source.batch(
+                phase["mix"], phase["lengths"], phase["batch_tokens"], phase["text_share"]
+            )
             self.learn(batch)
             self.tokens += batch.ids.numel()
             self.step += 1
             now = time.monotonic()
             due = now - saved > SECONDS_PER_SAVE
             if self.step % STEPS_PER_LOG == 0 or due:
-                self.log(phase, now - logged, self.tokens - tokens_logged,
-                         held_out=due)
+                self.log(phase, now - logged, self.tokens - tokens_logged, held_out=due)
                 logged, tokens_logged = now, self.tokens
             if due:
                 self.save()
