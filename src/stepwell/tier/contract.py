@@ -1,0 +1,98 @@
+"""What every tier is: a bounded map from chunk keys to bytes that never returns wrong bytes.
+
+A value goes in as parts (gathered, never joined) and comes out into buffers of the caller
+(scattered, never copied in between). Tiers are called from mover threads: `read`, `write`,
+`delete` and `contains` may run at the same time in several threads. They may block; deadlines are
+the mover's affair.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Buffer = memoryview
+KEY_BYTES = 32
+
+
+class ReadOutcome(enum.Enum):
+    """What became of one key of a read. Buffers hold garbage unless it is OK."""
+
+    OK = "ok"
+    MISSING = "missing"
+    CORRUPT = "corrupt"  # and now quarantined: it will be MISSING from here on
+
+
+class WriteOutcome(enum.Enum):
+    """What became of a write."""
+
+    STORED = "stored"
+    PRESENT = "present"  # the key was there already: same key, same bytes
+    FULL = "full"  # nothing was written; the brain is to evict first
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """One entry of a scan. `size`: bytes of the value. `meta`: what `write` was given."""
+
+    key: bytes
+    size: int
+    meta: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierUsage:
+    """Bytes and chunks of a tier at this moment. `used` counts what it takes from `capacity`,
+    frames and dead space included. Counters run since the tier was opened."""
+
+    capacity: int
+    used: int
+    chunks: int
+    quarantined: int = 0
+    reads: int = 0
+    writes: int = 0
+    corrupt: int = 0
+
+
+class Tier(Protocol):
+    """One byte store. Raises OSError (or a subclass) when the medium fails; never returns
+    unverified bytes."""
+
+    def read(self, key: bytes, out: Sequence[Buffer]) -> ReadOutcome:
+        """Fill `out`, whose lengths sum to the value's size (else CORRUPT), and verify."""
+        ...
+
+    def write(self, key: bytes, parts: Sequence[Buffer], *, meta: bytes = b"") -> WriteOutcome:
+        """Store the value; findable only when whole."""
+        ...
+
+    def delete(self, keys: Iterable[bytes]) -> None:
+        """Forget these; unknown ones are ignored."""
+        ...
+
+    def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:
+        """Which of these would a read find."""
+        ...
+
+    def size_of(self, key: bytes) -> int | None:
+        """Bytes of the value, None if it is not here."""
+        ...
+
+    def scan(self) -> Iterator[StoredChunk]:
+        """Everything, in no order. A shared tier may give nothing."""
+        ...
+
+    def flush(self) -> None:
+        """Return when all that was written before this call survives a power cut (where the
+        medium can promise that)."""
+        ...
+
+    def usage(self) -> TierUsage:
+        """Bytes and counts, cheap enough for every step."""
+        ...
+
+    def close(self) -> None:
+        """Flush and let go of files, sockets and memory. Calling it twice is harmless."""
+        ...
