@@ -28,6 +28,7 @@ from stepwell.engine.runner import ModelRunner
 from stepwell.engine.scheduler import Scheduler
 from stepwell.hardware.machine import read_machine
 from stepwell.hardware.malloc import keep_freed_memory
+from stepwell.hardware.onednn import bound_primitive_caches
 from stepwell.model.architectures import TESTED_MODEL_TYPES
 from stepwell.model.identity import make_namespace
 from stepwell.model.load import (
@@ -82,12 +83,12 @@ def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEn
     folder = find_checkpoint(config.model.path)
     hf_config = read_hf_config(folder)
     resolved = resolve(config, hf_config, read_machine())
-    malloc = keep_freed_memory()
+    memory = [keep_freed_memory(), bound_primitive_caches()]
     say(f"loading {folder.name}")
     loaded = load_model(
         config.model, folder, hf_config, dtype=resolved.dtype, device=resolved.device
     )
-    decisions = [*resolved.decisions, malloc, *loaded.decisions, *_verify(config, loaded, say)]
+    decisions = [*resolved.decisions, *memory, *loaded.decisions, *_verify(config, loaded, say)]
     pool, decision = _allocate_pool(config, loaded, resolved)
     decisions.append(decision)
     decisions.append(_choose_threads(loaded))
