@@ -103,7 +103,7 @@ def house() -> Iterator[Running]:
     if not (HOUSE / "model.safetensors").exists():
         pytest.skip("models/house has not been trained yet")
     pytest.importorskip("torch")
-    from stepwell.engine.build import build_engine_loop
+    from stepwell.engine.loop import build_engine_loop
 
     keys = {"api_keys": ["ada:key-ada", "bob:key-bob"]}
     overrides = {"model.path": str(HOUSE), "cache.pool": "64MiB"}

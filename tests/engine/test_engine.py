@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +13,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from stepwell.base.errors import EngineStopped, QueueFull, StepFailed  # noqa: E402
+from stepwell.base.errors import ConfigError, EngineStopped, QueueFull, StepFailed  # noqa: E402
 from stepwell.base.request import Delta, FinishReason, GenerationRequest  # noqa: E402
 from stepwell.base.sampling import SamplingParams  # noqa: E402
+from stepwell.engine.build import BuiltEngine  # noqa: E402
 from stepwell.engine.engine import Engine  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
 from stepwell.engine.loop import EngineLoop  # noqa: E402
@@ -220,8 +222,7 @@ def test_waste_is_at_most_the_last_blocks(make_llm: MakeLLM) -> None:
 
 def make_loop(llm: LLM) -> tuple[EngineLoop, list[Delta]]:
     built = llm.built
-    loop = EngineLoop(built.engine, info=built.info, tokenizer=built.loaded.tokenizer,
-                      decisions=built.decisions)  # fmt: skip
+    loop = EngineLoop(lambda: built)
     deltas: list[Delta] = []
     loop.start(deltas.extend)
     return loop, deltas
@@ -232,6 +233,26 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)
+
+
+def test_what_the_build_raises_reaches_whoever_builds() -> None:
+    def build() -> BuiltEngine:
+        raise ConfigError("no such thing")
+
+    with pytest.raises(ConfigError, match="no such thing"):
+        EngineLoop(build)
+
+
+def test_the_engine_is_built_on_the_thread_that_runs_it(make_llm: MakeLLM) -> None:
+    built = make_llm().built
+    threads = []
+
+    def build() -> BuiltEngine:
+        threads.append(threading.current_thread().name)
+        return built
+
+    EngineLoop(build).stop(grace=0.0)
+    assert threads == ["stepwell-engine"]
 
 
 def test_loop_answers_everyone_and_stops(make_llm: MakeLLM) -> None:

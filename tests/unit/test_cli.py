@@ -48,10 +48,12 @@ def engines(monkeypatch):
         built.append(FakeEngine())
         return built[-1]
 
-    module = types.ModuleType("stepwell.engine.build")
-    module.build_engine_loop = build_engine_loop
-    module.resolve_only = lambda config: []
-    monkeypatch.setitem(sys.modules, "stepwell.engine.build", module)
+    loop = types.ModuleType("stepwell.engine.loop")
+    loop.build_engine_loop = build_engine_loop
+    monkeypatch.setitem(sys.modules, "stepwell.engine.loop", loop)
+    build = types.ModuleType("stepwell.engine.build")
+    build.resolve_only = lambda config: []
+    monkeypatch.setitem(sys.modules, "stepwell.engine.build", build)
     return built
 
 

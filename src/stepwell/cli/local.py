@@ -90,7 +90,7 @@ class LocalEngine:
 def local_engine(config: Config) -> Iterator[LocalEngine]:
     """A loaded, started engine that is stopped at the end."""
     from stepwell.cli.output import note
-    from stepwell.engine.build import build_engine_loop
+    from stepwell.engine.loop import build_engine_loop
 
     local = LocalEngine(build_engine_loop(config, progress=note))
     try:

@@ -91,7 +91,7 @@ def _serve(config: Config, *, sagemaker: bool, explain: bool, as_json: bool) -> 
     set_up_logging()
     keys = check_settings(config, sagemaker=sagemaker)
     listener = Listener(config.server.host, config.server.port)
-    from stepwell.engine.build import build_engine_loop
+    from stepwell.engine.loop import build_engine_loop
 
     engine = build_engine_loop(config, progress=note)
     if explain:

@@ -22,7 +22,6 @@ from stepwell.base.units import format_bytes
 from stepwell.cache.manager import CacheManager
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
-from stepwell.engine.loop import EngineLoop
 from stepwell.engine.resolve import Resolved, resolve, resolve_pool
 from stepwell.engine.runner import ModelRunner
 from stepwell.engine.scheduler import Scheduler
@@ -64,17 +63,6 @@ def resolve_only(config: Config) -> list[Decision]:
     """The decisions that need no weights: for `--explain --dry-run`."""
     hf_config = read_hf_config(find_checkpoint(config.model.path))
     return list(resolve(config, hf_config, read_machine()).decisions)
-
-
-def build_engine_loop(config: Config, *, progress: Progress | None = None) -> EngineLoop:
-    """Build an engine and wrap it in a (not yet started) loop. Raises StepwellError."""
-    built = build_engine(config, progress=progress)
-    return EngineLoop(
-        built.engine,
-        info=built.info,
-        tokenizer=built.loaded.tokenizer,
-        decisions=built.decisions,
-    )
 
 
 def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEngine:

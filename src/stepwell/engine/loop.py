@@ -3,6 +3,12 @@
 Other threads put commands into an inbox; the thread empties it between steps, so that nothing in
 the engine needs a lock. A request is checked on the caller's thread and refused there, without
 waiting for the step that is running.
+
+The engine is also built on this thread. OpenMP gives each thread that computes a team of its own,
+and as soon as the teams together have more threads than the machine has cores, GNU OpenMP's workers
+sleep between parallel regions instead of waiting awake: a step that was built by one thread and run
+by another took 80 ms instead of 48 (docs/lab-notes.md). So no other thread may use torch's
+parallel operators.
 """
 
 from __future__ import annotations
@@ -16,12 +22,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.base.decisions import Decision
+from stepwell.base.config import Config
 from stepwell.base.errors import EngineStopped
 from stepwell.base.request import Delta, EngineStats, GenerationRequest
+from stepwell.engine.build import BuiltEngine, Progress, build_engine
 from stepwell.engine.engine import Engine
-from stepwell.model.load import ModelInfo
-from stepwell.model.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -37,38 +42,38 @@ class _Command:
     answer: Future = field(default_factory=Future)
 
 
+def build_engine_loop(config: Config, *, progress: Progress | None = None) -> EngineLoop:
+    """An engine on a thread of its own, loaded but not yet serving. Raises StepwellError."""
+    return EngineLoop(lambda: build_engine(config, progress=progress))
+
+
 class EngineLoop:
     """A thread that owns an Engine. All methods may be called from any thread."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        info: ModelInfo,
-        tokenizer: Tokenizer | None,
-        decisions: Sequence[Decision],
-    ) -> None:
-        self._engine = engine
-        self.info = info
-        self.tokenizer = tokenizer
-        self.decisions = list(decisions)
+    def __init__(self, build: Callable[[], BuiltEngine]) -> None:
+        """Start the thread and run `build` on it. Raises what `build` raises."""
         self._inbox: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
         self._deliver: Deliver = lambda deltas: None
-        self._thread: threading.Thread | None = None
         # The gate is held while a command enters and while the thread closes the inbox for good,
         # so that no command enters an inbox that nobody will empty.
         self._gate = threading.Lock()
-        self._closed = False
-        self._stopping = False
+        self._closed = self._stopping = False
         self._unfinished: set[str] = set()
+        self._engine: Engine
+        building = _Command(build)
+        self._thread = threading.Thread(
+            target=self._main, args=(building,), name="stepwell-engine", daemon=True
+        )
+        self._thread.start()
+        built = building.answer.result()
+        self.info = built.info
+        self.tokenizer = built.loaded.tokenizer
+        self.decisions = list(built.decisions)
 
     def start(self, deliver: Deliver) -> None:
-        """Start the thread. `deliver` is called on it, once per step, with all its deltas; it
-        must neither block nor raise."""
-        assert self._thread is None, "started twice"
+        """Begin to serve. `deliver` is called on the thread, once per step, with all its deltas;
+        it must neither block nor raise."""
         self._deliver = deliver
-        self._thread = threading.Thread(target=self._run, name="stepwell-engine", daemon=True)
-        self._thread.start()
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. Raises RequestError if it is refused, EngineStopped when stopping.
@@ -103,26 +108,34 @@ class EngineLoop:
         thread. Safe to call again."""
         with self._gate:
             self._stopping = True
-        thread = self._thread
-        if thread is None:
-            return
         deadline = time.monotonic() + grace
-        while self._unfinished and time.monotonic() < deadline and thread.is_alive():
+        while self._unfinished and time.monotonic() < deadline and self._thread.is_alive():
             time.sleep(0.02)
         self._inbox.put(None)
-        thread.join(timeout=_ANSWER_SECONDS)
+        self._thread.join(timeout=_ANSWER_SECONDS)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """Run on the engine thread and wait for the answer."""
         command = _Command(call)
         with self._gate:
-            if self._thread is None or self._closed:
+            if self._closed:
                 raise EngineStopped("the engine is not running.")
             self._inbox.put(command)
         try:
             return command.answer.result(timeout=_ANSWER_SECONDS)
         except TimeoutError as error:
             raise EngineStopped(f"no answer from the engine in {_ANSWER_SECONDS:.0f} s.") from error
+
+    def _main(self, building: _Command) -> None:
+        """The thread: build, then serve until told to stop."""
+        try:
+            built = building.call()
+        except BaseException as error:  # whatever it is, the constructor waits for it
+            building.answer.set_exception(error)
+            return
+        self._engine = built.engine
+        building.answer.set_result(built)
+        self._run()
 
     def _run(self) -> None:
         try:
