@@ -1,0 +1,480 @@
+"""The front of the brain's lower tiers: events in, orders out.
+
+A body calls, for each request:
+
+    plan      what to restore                       changes nothing
+    begin     the request is admitted               pins; LoadChunks to carry out
+    report    each order's end                      unpins
+    abandon   it no longer wants its loads          they stay pinned until they report
+    close     the reply is over, or preempted       StoreChunks through `take_orders`
+
+and once a step `tick` and `take_orders`. Time comes only through `now`, in seconds on the body's
+clock. Not thread-safe: one thread of the body owns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from stepwell.base.hierarchy import (
+    Event,
+    LoadChunk,
+    LookupChunks,
+    LookupReport,
+    Order,
+    TierHealth,
+    TierName,
+    TransferReport,
+    WorkloadClass,
+)
+from stepwell.cache.books import TierBooks
+from stepwell.cache.chunks import NO_ROW
+from stepwell.cache.cost import PrefillCost
+from stepwell.cache.ledger import Ledger
+from stepwell.cache.lifetime import Lifetimes
+from stepwell.cache.meta import tenant_digest, unpack_meta
+from stepwell.cache.placement import Placement
+from stepwell.cache.plan import ChainRequest, RestoreMode, RestorePlan, Situation, choose
+from stepwell.cache.policy import PolicyContext, PolicyFactory
+from stepwell.cache.policy.lru import Lru
+from stepwell.cache.sessions import Session, SessionTable
+from stepwell.cache.settings import KINDS, HierarchySettings, TierSpec
+from stepwell.cache.stats import HierarchyStats
+from stepwell.cache.store import ChunkStore
+from stepwell.cache.think import ThinkTimes
+
+
+@dataclass(slots=True)
+class _Open:
+    """A request between begin and close."""
+
+    session: Session
+
+
+@dataclass(slots=True)
+class _Lookup:
+    """A LookupChunks under way."""
+
+    request: ChainRequest
+    tier: TierName
+    since: float
+
+
+@dataclass(slots=True)
+class _Tenants:
+    """Small numbers for tenants; the digest is what is stored."""
+
+    numbers: dict[bytes, int] = field(default_factory=dict)
+    digests: list[bytes] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)
+
+    def number(self, tenant: str) -> int:
+        known = self.names.get(tenant)
+        if known is None:
+            known = self.names[tenant] = self.of_digest(tenant_digest(tenant))
+        return known
+
+    def of_digest(self, digest: bytes) -> int:
+        if digest not in self.numbers:
+            self.numbers[digest] = len(self.digests)
+            self.digests.append(digest)
+        return self.numbers[digest]
+
+
+class Hierarchy:
+    """The lower tiers' books, costs and choices."""
+
+    def __init__(
+        self,
+        tiers: Sequence[TierSpec],
+        *,
+        chunk_tokens: int,
+        chunk_bytes: int,
+        policy: PolicyFactory = Lru,
+        settings: HierarchySettings | None = None,
+    ) -> None:
+        self.settings = settings or HierarchySettings()
+        self.chunk_tokens = chunk_tokens
+        self.prefill = PrefillCost()
+        self._tenants = _Tenants()
+        self._books: dict[TierName, TierBooks] = {}
+        self._store = ChunkStore(
+            self._books, max_ghosts=self.settings.max_ghosts, tenants=self._tenants.digests
+        )
+        for spec in sorted(tiers, key=lambda spec: spec.name):
+            self._books[spec.name] = self._make_books(spec, chunk_bytes, policy)
+        self._sessions = SessionTable(max_sessions=self.settings.max_sessions)
+        self._placement = Placement(self._store, self.settings)
+        self._think = ThinkTimes()
+        self._lifetimes = Lifetimes(
+            self._store, self._sessions, self._placement, self._think,
+            probability=self.settings.promote_probability,
+        )  # fmt: skip
+        self._ledger = Ledger(self._books)
+        self._requests: dict[str, _Open] = {}
+        self._lookups: dict[int, _Lookup] = {}
+        self._unknown_reports = 0
+        self._best = self._nearest()
+
+    # --- measurements -------------------------------------------------------------------------
+
+    def computed(self, *, tokens: int, context: int, seconds: float, now: float) -> None:
+        """A prefill of `tokens` tokens after `context` tokens took `seconds`. Start-up probes
+        enter the same way."""
+        self.prefill.observe(tokens=tokens, context=context, seconds=seconds)
+
+    def transferred(self, tier: TierName, *, size: int, seconds: float, now: float) -> None:
+        """A start-up probe: `size` bytes came from `tier` in `seconds`."""
+        self._books[tier].load.observe(size=size, seconds=seconds)
+        self._books[tier].last_measured = now
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def plan(self, request: ChainRequest, *, now: float, waiting_tokens: int = 0) -> RestorePlan:
+        """What to restore for a request. Changes nothing. `waiting_tokens`: prompt tokens that
+        are to be computed before this request's, so that a load meanwhile is free."""
+        rows = self._store.table.find(request.keys)
+        tiers, sizes = self._located(rows, request.device_chunks)
+        situation = Situation(
+            now=now, chunk_tokens=self.chunk_tokens, tiers=tiers, sizes=sizes,
+            waiting_tokens=waiting_tokens, known=len(rows), prefill=self.prefill,
+            transfer={tier: books.load for tier, books in self._books.items()},
+            probe_due=lambda tier: self._probe_due(tier, now),
+        )  # fmt: skip
+        return choose(request, situation, self.settings.plan)
+
+    def begin(self, plan: RestorePlan, now: float) -> list[LoadChunk]:
+        """The request is admitted with this plan: touch its chunks, pin what is loaded and give
+        the orders, in the order in which they are wanted. Every admitted request begins, also one
+        that loads nothing. A plan made before other calls may have gone stale: chunks evicted
+        since are left out, as if their load had failed."""
+        request, table = plan.request, self._store.table
+        rows = table.find(request.keys)
+        session = self._enter(request, rows, now)
+        lost = self._lost_seconds(request, rows)
+        ahead = {tier: books.load.in_flight for tier, books in self._books.items()}
+        orders: list[LoadChunk] = []
+        for span in plan.spans:
+            for index in range(span.start, min(span.stop, len(rows))):
+                if table.where[rows[index]] >> span.tier & 1:
+                    order = self._store.load(
+                        rows[index], span.tier, index=index, request_id=request.request_id,
+                        now=now, deadline=self._deadline(plan, index, now),
+                    )  # fmt: skip
+                    orders.append(order)
+        if plan.probe and plan.spans:
+            self._probed(plan.spans[0].tier, now)
+        if plan.mode is RestoreMode.SPLIT:
+            orders.reverse()
+        self._touch(rows, now)
+        self._requests[request.request_id] = _Open(session)
+        self._ledger.begin(plan, orders, ahead, lost=lost, now=now)
+        return orders
+
+    def lookup(self, request: ChainRequest, now: float) -> LookupChunks | None:
+        """Ask a shared tier about the rest of a chain, where that may pay. Ask once a request,
+        before `plan`; report the answer; then plan."""
+        known = len(self._store.table.find(request.keys))
+        first = max(known, request.device_chunks)
+        keys = tuple(request.keys[first:])
+        books = next((b for b in self._books.values() if b.spec.shared and b.healthy), None)
+        if books is None or not keys:
+            return None
+        size = self.chunk_tokens
+        recompute = self.prefill.marginal(tokens=len(keys) * size, context=first * size)
+        load = books.load.estimate(round(len(keys) * books.expected)).seconds
+        if self.prefill.known and load >= recompute and not self._probe_due(books.name, now):
+            return None
+        order = LookupChunks(
+            order_id=self._store.next_order_id(), tier=books.name, keys=keys,
+            deadline=now + self.settings.plan.stall_share * recompute,
+        )  # fmt: skip
+        self._lookups[order.order_id] = _Lookup(request, books.name, now)
+        return order
+
+    def report(self, event: Event) -> None:
+        """An order ended, or a tier's breaker switched."""
+        if isinstance(event, TierHealth):
+            self._books[event.tier].healthy = event.healthy
+            self._best = self._nearest()
+        elif isinstance(event, LookupReport):
+            self._looked_up(event)
+        else:
+            self._transfer_ended(event)
+
+    def abandon(self, request_id: str, now: float) -> None:
+        """The request no longer wants its loads (computed meanwhile, or aborted). Chunks stay
+        pinned until their orders report; `close` is still to come."""
+
+    def close(self, request_id: str, keys: Sequence[bytes], device_chunks: int, now: float) -> None:
+        """The reply is over, or the request was preempted. `keys`: chunk keys of prompt and
+        output; the first `device_chunks` of them are on the device and can be stored until the
+        body reuses their blocks. A request that never began is ignored."""
+        open_request = self._requests.pop(request_id, None)
+        if open_request is None:
+            return
+        session = open_request.session
+        session.running -= 1
+        rows = self._know(keys[:device_chunks], session, now)
+        rows += self._store.table.find(keys)[len(rows) :]
+        if rows:
+            session.tail, session.length = rows[-1], len(rows)
+        if session.pin:
+            self.pin(keys[: len(rows)], now)
+            session.pin = False
+        self._placement.place(rows, device_chunks, kind=session.kind, now=now)
+        for row in reversed(rows):
+            self._store.table.settle(row)
+        self._sessions.touch(session, now)
+        self._think.replied(session)
+        self._lifetimes.idle(session, now)
+
+    # --- housekeeping -------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Once a step: expiry, promotion, copies down. Costs what is due, whoever else is idle."""
+        self._lifetimes.tick(now)
+        self._placement.clean(now)
+
+    def take_orders(self) -> list[Order]:
+        """Orders since the last call, to be carried out in this order."""
+        orders, self._store.orders = self._store.orders, []
+        return orders
+
+    def pin(self, keys: Iterable[bytes], now: float) -> int:
+        """Protect chunks until `unpin`. Returns how many: fewer where they are unknown or pins
+        would protect more than `pin_share` of a tier."""
+        table, share = self._store.table, self.settings.pin_share
+        rows: list[int] = []
+        for key in keys:
+            row = table.index.get(key)
+            full = any(
+                books.bounded
+                and books.pinned + (len(rows) + 1) * books.expected
+                > share * books.spec.capacity_bytes
+                for books in self._books.values()
+            )
+            if row is None or full:
+                break
+            rows.append(row)
+        return self._store.set_pin(rows, now)
+
+    def unpin(self, keys: Iterable[bytes], now: float) -> None:
+        """Let go of one pin on each of these."""
+        index = self._store.table.index
+        self._store.clear_pin([index[key] for key in keys if key in index], now)
+
+    def adopt(self, tier: TierName, found: Iterable[tuple[bytes, int, bytes]], now: float) -> int:
+        """Take over what a tier holds after a restart: (key, size, meta) of a scan. Chunks of
+        another metadata version or beyond the capacity are evicted. Returns how many stayed."""
+        chunks = [(unpack_meta(meta), key, size) for key, size, meta in found]
+        known = [(meta, key, size) for meta, key, size in chunks if meta is not None]
+        known.sort(key=lambda item: item[0].position)
+        count = 0
+        table = self._store.table
+        for meta, key, size in known:
+            row = table.index.get(key)
+            if row is None:
+                parent = table.index.get(meta.parent, NO_ROW)
+                if parent != NO_ROW and table.position[parent] != meta.position - 1:
+                    parent = NO_ROW
+                row = table.add(
+                    key, parent=parent, position=meta.position,
+                    tenant=self._tenants.of_digest(meta.tenant), kind=meta.kind % len(KINDS),
+                    now=now,
+                )  # fmt: skip
+            if (table.where[row] | table.arriving[row]) >> tier & 1:
+                continue
+            self._store.adopt(row, tier, size, now)
+            count += 1
+        self._store.refuse_unknown(tier, [key for meta, key, _ in chunks if meta is None])
+        self._store.shrink(tier, now)
+        return count
+
+    def stats(self) -> HierarchyStats:
+        """What has been done so far. O(tiers)."""
+        return HierarchyStats(
+            tiers={tier: books.stats() for tier, books in self._books.items()},
+            ledger=self._ledger.sums,
+            chunks=len(self._store.table),
+            sessions=len(self._sessions),
+            open_orders=len(self._store.open) + len(self._lookups),
+            promotions=self._lifetimes.promotions,
+            expired=self._lifetimes.expired,
+            unknown_reports=self._unknown_reports,
+            decisions=tuple(self._ledger.decisions),
+        )
+
+    def check(self) -> None:
+        """Re-count everything; raises AssertionError with what is wrong."""
+        self._store.check()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _make_books(self, spec: TierSpec, chunk_bytes: int, policy: PolicyFactory) -> TierBooks:
+        context = PolicyContext(
+            self._store.table, spec.name, spec.capacity_bytes // chunk_bytes, self._chunk_seconds
+        )
+        quota = {
+            self._tenants.number(tenant): limits[spec.name]
+            for tenant, limits in self.settings.quota.items()
+            if spec.name in limits
+        }
+        books = TierBooks(spec, policy(context), chunk_bytes=chunk_bytes, quota=quota)
+        books.probe_wait = self.settings.probe_seconds
+        return books
+
+    def _chunk_seconds(self, position: int) -> float:
+        """Seconds to recompute the chunk at a position; 1.0 while nothing was measured."""
+        size = self.chunk_tokens
+        if not self.prefill.known:
+            return 1.0
+        return self.prefill.marginal(tokens=size, context=position * size)
+
+    def _nearest(self) -> list[int]:
+        """Nearest healthy tier by residency mask; 0 for none."""
+        healthy = [tier for tier, books in self._books.items() if books.healthy]
+        return [next((int(t) for t in healthy if mask >> t & 1), 0) for mask in range(16)]
+
+    def _located(self, rows: Sequence[int], first: int) -> tuple[list[int], list[int]]:
+        """Tier and size of each chunk from `first` on, up to the first that no tier has."""
+        table, best = self._store.table, self._best
+        where, size = table.where, table.size
+        tiers: list[int] = []
+        sizes: list[int] = []
+        for row in rows[first:]:
+            tier = best[where[row]]
+            if not tier:
+                break
+            tiers.append(tier)
+            sizes.append(size[tier][row])
+        return tiers, sizes
+
+    def _lost_seconds(self, request: ChainRequest, rows: Sequence[int]) -> float:
+        """Recompute seconds of chunks in the books that no tier has any more."""
+        table, lost = self._store.table, 0.0
+        for row in rows[request.device_chunks :]:
+            if not table.where[row]:
+                lost += self._chunk_seconds(table.position[row])
+        return lost if self.prefill.known else 0.0
+
+    def _deadline(self, plan: RestorePlan, index: int, now: float) -> float:
+        """LOAD: the plan's. SPLIT: twice the time that computing needs to get to the chunk, as
+        after it the chunk is of no use."""
+        if plan.mode is not RestoreMode.SPLIT or plan.probe:
+            return plan.deadline
+        size, first = self.chunk_tokens, plan.request.device_chunks
+        reach = self.prefill.marginal(tokens=(index - first + 1) * size, context=first * size)
+        return now + 2.0 * reach
+
+    def _probe_due(self, tier: TierName, now: float) -> bool:
+        books = self._books[tier]
+        return books.healthy and now - books.last_measured >= books.probe_wait
+
+    def _probed(self, tier: TierName, now: float) -> None:
+        books = self._books[tier]
+        books.last_measured = now
+        books.probe_wait = min(2.0 * books.probe_wait, self.settings.probe_seconds_max)
+
+    def _enter(self, request: ChainRequest, rows: list[int], now: float) -> Session:
+        """The session that a request belongs to; its return is counted."""
+        tenant = self._tenants.number(request.tenant)
+        session = self._sessions.find(
+            self._store.table, session_id=request.session_id, tenant=tenant, rows=rows
+        )
+        if session is None:
+            session = self._sessions.open(
+                session_id=request.session_id, tenant=tenant, kind=0, now=now
+            )
+        else:
+            self._think.returned(session, now - session.seen)
+        session.kind = self._kind(request, session)
+        session.turns += 1
+        session.running += 1
+        session.pin = session.pin or request.pin
+        kind = KINDS[session.kind]
+        session.ttl = request.ttl if request.ttl is not None else self.settings.ttl.get(kind)
+        session.priority = max(-128, min(127, request.priority))
+        self._sessions.touch(session, now)
+        return session
+
+    def _kind(self, request: ChainRequest, session: Session) -> int:
+        """By the request, else by its tenant, else by what it looks like."""
+        named = request.workload or self.settings.tenant_class.get(request.tenant)
+        if named is not None:
+            return KINDS.index(named)
+        long = request.tokens >= self.settings.document_tokens and not session.turns
+        return KINDS.index(WorkloadClass.DOCUMENT if long else WorkloadClass.CHAT)
+
+    def _touch(self, rows: Sequence[int], now: float) -> None:
+        """A request used these chunks, known ones from the front of its chain."""
+        table = self._store.table
+        policies = [(1 << tier, books.policy) for tier, books in self._books.items()]
+        for row in reversed(rows):
+            if not table.pins[row]:
+                held = table.where[row] | table.arriving[row]
+                for bit, policy in policies:
+                    if held & bit:
+                        policy.touch(row, now)
+            table.touched[row] = now
+            table.count_return(row)
+
+    def _know(self, keys: Sequence[bytes], session: Session, now: float) -> list[int]:
+        """Rows of chunks that are on the device, added where they are new."""
+        table, parent = self._store.table, NO_ROW
+        rows = []
+        for position, key in enumerate(keys):
+            row = table.index.get(key)
+            if row is None:
+                row = table.add(
+                    key, parent=parent, position=position, tenant=session.tenant,
+                    kind=session.kind, now=now,
+                )  # fmt: skip
+            table.session[row] = session.number
+            table.touched[row] = now
+            table.priority[row] = session.priority
+            rows.append(row)
+            parent = row if table.position[row] == position else NO_ROW
+        return rows
+
+    def _transfer_ended(self, event: TransferReport) -> None:
+        order = self._store.finish(event)
+        if order is None:
+            self._unknown_reports += 1
+            return
+        if order.source is not None and order.target is None:
+            self._ledger.report(event, order.source)
+            if event.failure is None:
+                self._books[order.source].probe_wait = self.settings.probe_seconds
+        if order.target is not None:
+            if event.failure is None and order.source is None:
+                self._books[order.target].store.observe(size=order.size, seconds=event.seconds)
+            self._store.shrink(order.target, event.now)
+
+    def _looked_up(self, event: LookupReport) -> None:
+        lookup = self._lookups.pop(event.order_id, None)
+        if lookup is None:
+            self._unknown_reports += 1
+            return
+        books, table = self._books[lookup.tier], self._store.table
+        if event.failure is not None:
+            books.failures += 1
+            return
+        tenant = self._tenants.number(lookup.request.tenant)
+        parent = NO_ROW
+        for position, key in enumerate(lookup.request.keys):
+            row = table.index.get(key)
+            if row is None and key not in event.found:
+                break
+            if row is None:
+                row = table.add(
+                    key, parent=parent, position=position, tenant=tenant, kind=0, now=event.now
+                )
+            if (
+                key in event.found
+                and not (table.where[row] | table.arriving[row]) >> books.name & 1
+            ):
+                self._store.adopt(row, books.name, max(1, round(books.expected)), event.now)
+            parent = row if table.position[row] == position else NO_ROW
+        self._store.forget_beyond(books.name, self.settings.max_shared_chunks, event.now)

@@ -1,0 +1,65 @@
+"""Placement policies of one tier: what is worth a place, and who goes first when room is needed.
+
+A policy orders the rows of one tier. It is told of inserts, touches and removals and answers with
+victims; it reads the chunk table and never writes it. Touches of one request come last chunk
+first, so that a suffix is always older than its prefix. `Hierarchy` skips victims that are pinned
+or have children in the tier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from stepwell.base.hierarchy import TierName
+from stepwell.cache.chunks import ChunkTable
+
+
+class Policy(Protocol):
+    """The order of one tier's rows."""
+
+    name: str
+
+    def admit(self, row: int, now: float) -> bool:
+        """Whether a row that the tier does not hold is worth storing when room must be made."""
+        ...
+
+    def insert(self, row: int, now: float) -> None:
+        """The row now takes room in the tier."""
+        ...
+
+    def touch(self, row: int, now: float) -> None:
+        """A request used the row."""
+        ...
+
+    def remove(self, row: int, now: float) -> None:
+        """The row left the tier."""
+        ...
+
+    def victims(self, now: float) -> Iterator[int]:
+        """Rows, the least worth keeping first. Rows may be removed while iterating."""
+        ...
+
+    def rows(self) -> Iterator[int]:
+        """All rows it orders, for checks."""
+        ...
+
+    def value(self, row: int, now: float) -> float:
+        """Expected seconds saved per byte and second of keeping the row; comparable within one
+        policy only."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContext:
+    """What a policy may read. `capacity`: of its tier, in chunks (0: no limit of ours).
+    `chunk_seconds(position)`: seconds to recompute the chunk at that place of a chain."""
+
+    table: ChunkTable
+    tier: TierName
+    capacity: int
+    chunk_seconds: Callable[[int], float]
+
+
+PolicyFactory = Callable[[PolicyContext], Policy]
