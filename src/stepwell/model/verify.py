@@ -1,17 +1,27 @@
 """Does this architecture come out the same over paged memory? Asked of transformers, at load.
 
-For architectures that no test of ours covers: one short text runs through transformers' own
-attention, and through ours in three chunks over a scratch pool; logits must agree. A difference
-means that the layers need something our attention does not do, so the model is refused. Texts
-longer than the sample are not covered (a window longer than it, say).
+For architectures that no test of ours covers, two questions:
+
+- What does each layer see? transformers builds a mask for the last positions of the longest text,
+  in a forward pass of two tokens whose attention answers zeros. It must allow exactly what our
+  attention will see, so a window of any length is compared, at the cost of one mask row.
+- Are the numbers the same? One short text runs through transformers' own attention, and through
+  ours in three chunks over a scratch pool; logits must agree.
+
+The truth is the model's forward pass without a cache. `generate` is not asked: its cache believes
+a `sliding_window` of the configuration even where the model's layers ignore it.
+A difference means that the layers need something our attention does not do: the model is refused.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 from stepwell.base.errors import UnsupportedArchitecture
 from stepwell.kernels.paged_attention import RaggedBatch
@@ -21,6 +31,10 @@ from stepwell.model.pool import KVPool
 
 SAMPLE_TOKENS = 48
 _CHUNKS = ((0, 29), (29, 47), (47, 48))
+_MASK_PROBE = "stepwell_mask_probe"
+_MASKS_ARGUMENT = "stepwell_masks"
+# Texts longer than this are not asked about (16 MB of indices).
+_LONGEST = 1 << 20
 # Largest accepted |difference| of logits relative to their spread: rounding differs between
 # attention implementations, semantics differ by far more.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
@@ -37,6 +51,7 @@ class Verification:
 @torch.inference_mode()
 def verify_architecture(loaded: LoadedModel) -> Verification:
     """Compare with transformers. Raises UnsupportedArchitecture when they differ."""
+    _compare_masks(loaded)
     tokens = _sample_tokens(loaded)
     ours, theirs = _paged_logits(loaded, tokens), _reference_logits(loaded, tokens)
     spread = float(theirs.std()) or 1.0
@@ -97,3 +112,74 @@ def _reference_logits(loaded: LoadedModel, tokens: Tensor) -> Tensor:
     finally:
         loaded.model.set_attn_implementation(ATTENTION_NAME)
     return output.logits[0].float()
+
+
+def _compare_masks(loaded: LoadedModel) -> None:
+    """Refuse a model whose layers see other tokens than our attention would show them.
+
+    Asked of the mask that the model builds, so it holds at every length. Masks that the model
+    does not build through transformers' mask interface are left to the comparison of logits.
+    """
+    for index, (module, mask) in enumerate(_far_masks(loaded).items()):
+        length = _longest_text(loaded.hf_config)
+        if mask is None or mask.dtype != torch.bool or mask.shape[-1] != length:
+            continue
+        window = loaded.shapes[module].window
+        theirs, ours = mask[0, 0].cpu(), _visible(length, window=window)
+        if not torch.equal(theirs, ours):
+            raise UnsupportedArchitecture(
+                f"{loaded.hf_config.model_type!r} does not hand its attention the window it means: "
+                f"of {length} tokens, layer {index} in transformers sees "
+                f"{int(theirs[-1].sum())}, over paged memory {int(ours[-1].sum())}.",
+                hint="Served are models that mask with the window which they pass to attention, "
+                "such as mistral. If this checkpoint was trained without a window, remove "
+                "`sliding_window` from its config.json.",
+            )
+
+
+def _visible(length: int, *, window: int | None) -> Tensor:
+    """What the last two positions of a text see in `kernels.paged_attention`: [2, length]."""
+    distance = torch.arange(length - 2, length).unsqueeze(1) - torch.arange(length)
+    return (distance >= 0) & (distance < (window or length))
+
+
+def _far_masks(loaded: LoadedModel) -> dict[nn.Module, Tensor | None]:
+    """Attention module -> the mask [1, 1, 2, longest text] that transformers' model gives it."""
+    AttentionInterface.register(_MASK_PROBE, _keep_mask)
+    AttentionMaskInterface.register(_MASK_PROBE, _mask_of_last_positions)
+    masks: dict[nn.Module, Tensor | None] = {}
+    tokens = _sample_tokens(loaded)[:2].unsqueeze(0)
+    loaded.model.set_attn_implementation(_MASK_PROBE)
+    try:
+        loaded.model(input_ids=tokens, use_cache=False, **{_MASKS_ARGUMENT: masks})
+    finally:
+        loaded.model.set_attn_implementation(ATTENTION_NAME)
+    return masks
+
+
+def _keep_mask(
+    module: nn.Module,
+    query: Tensor,
+    _key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """An attention function that keeps the mask and answers zeros."""
+    kwargs[_MASKS_ARGUMENT][module] = attention_mask
+    return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+
+
+def _mask_of_last_positions(*, config: Any, **kwargs: Any) -> Tensor:
+    """A mask function of transformers: the rows of the last two positions, whatever is asked."""
+    length = _longest_text(config)
+    rows = {"q_length": 2, "q_offset": length - 2, "kv_length": length, "kv_offset": 0}
+    mask: Tensor = sdpa_mask(
+        **(kwargs | rows | {"attention_mask": None, "allow_is_causal_skip": False})
+    )
+    return mask
+
+
+def _longest_text(config: Any) -> int:
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(longest or _LONGEST, _LONGEST)
