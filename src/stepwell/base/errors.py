@@ -16,6 +16,9 @@
     │   └── UnsafeCheckpoint         it would run code or unpickle
     ├── HardwareError                the machine lacks what was asked for
     │   └── PoolDoesNotFit           the KV pool and the weights exceed the memory
+    ├── TierError                    a tier cannot be opened; a running one reports outcomes instead
+    │   ├── TierInUse                another process holds its directory
+    │   └── TierUnusable             what is there is not a tier of this version, or not writable
     └── EngineError                  the engine failed, not the request
         ├── EngineStopped            it is shutting down or has shut down
         └── StepFailed               a forward pass raised
@@ -133,6 +136,24 @@ class PoolDoesNotFit(HardwareError):
     """Weights, KV pool and workspace together exceed the memory of the device."""
 
     code = "pool_does_not_fit"
+
+
+class TierError(StepwellError):
+    """A tier cannot be opened. One that runs answers with outcomes and OSErrors instead."""
+
+    code = "tier_error"
+
+
+class TierInUse(TierError):
+    """Another process holds the tier's directory; the message names its process id."""
+
+    code = "tier_in_use"
+
+
+class TierUnusable(TierError):
+    """The directory holds something else, another format version, or cannot be written."""
+
+    code = "tier_unusable"
 
 
 class EngineError(StepwellError):

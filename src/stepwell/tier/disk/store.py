@@ -1,0 +1,427 @@
+"""The disk tier: reserve, write, publish, commit; look up, read, verify.
+
+Two locks. `_lock` guards the books and is held for moments only. `_commit_lock` lets one thread at
+a time commit, compact or touch the index; it is taken first when both are needed. Bytes are read,
+written and hashed under neither.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from stepwell.tier.contract import (
+    Buffer,
+    ReadOutcome,
+    StoredChunk,
+    TierUsage,
+    WriteOutcome,
+)
+from stepwell.tier.disk.books import Batch, Books, Location, Row
+from stepwell.tier.disk.compaction import compact_segments, make_room
+from stepwell.tier.disk.index import index_bytes, is_full
+from stepwell.tier.disk.lock import DirectoryLock, check_format, prepare_directory
+from stepwell.tier.disk.medium import Medium
+from stepwell.tier.disk.options import DiskOptions, aligned
+from stepwell.tier.disk.recovery import OnProgress, Recovery
+from stepwell.tier.disk.segment import Segment, SegmentFiles, place_of
+from stepwell.tier.frame import (
+    HEADER_BYTES,
+    FrameFault,
+    build_header,
+    byte_views,
+    check_body,
+    parse_header,
+    payload_bytes,
+)
+
+log = logging.getLogger("stepwell.tier.disk")
+
+Answer = TypeVar("Answer")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_COMMIT_ROWS = 1024
+_PENDING_COST = 3  # a row may be in the WAL, in the database and in a split page at once
+_SCAN_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Room that a write has taken."""
+
+    segment: Segment
+    offset: int
+    size: int
+    sequence: int
+
+
+class DiskTier:
+    """A `Tier` in one directory. `recovery` says what opening found."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        options: DiskOptions,
+        medium: Medium | None = None,
+        on_progress: OnProgress = lambda done, total: None,
+    ) -> None:
+        """Open, recovering what is there. `on_progress` hears of a scan or a rebuild.
+
+        Raises TierInUse, TierUnusable, OSError.
+        """
+        self.directory = directory
+        self.options = options
+        self.medium = medium or Medium()
+        self.files = SegmentFiles(directory, medium=self.medium)
+        self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
+        self._commit_lock = threading.RLock()
+        self._writing: set[bytes] = set()
+        self._reads = self._writes = self._corrupt = 0
+        self._new_files = False
+        self._last_commit = time.monotonic()
+        prepare_directory(directory)
+        self._guard = DirectoryLock(directory)
+        try:
+            remade = check_format(directory, medium=self.medium)
+            recovery = Recovery(directory, self.files, self.medium, on_progress)
+            self.books: Books = recovery.books
+            self.index, self.recovery = recovery.run()
+            self._index_bytes = index_bytes(directory)
+            self._closed = False
+            self._adopt_tail()
+            self._commit()
+        except BaseException:
+            self.files.close()
+            self._guard.release()
+            raise
+        if self.recovery.reasons or (remade and self.books.where):
+            log.warning("disk_recovered %s", self.recovery)
+
+    # Tier
+
+    def read(self, key: bytes, out: Sequence[Buffer]) -> ReadOutcome:
+        """See `Tier`. The frame goes straight into `out` and is verified there."""
+        views = byte_views(out)
+        while True:
+            with self._lock:
+                at = self.books.find(key)
+                self._reads += 1
+            if at is None:
+                return ReadOutcome.MISSING
+            fault = self.fetch(key, at, views)
+            if fault is None:
+                return ReadOutcome.OK
+            if self.quarantine(key, at, reason=fault.value):
+                return ReadOutcome.CORRUPT
+            # Moved or deleted meanwhile: look again.
+
+    def write(self, key: bytes, parts: Sequence[Buffer], *, meta: bytes = b"") -> WriteOutcome:
+        """See `Tier`. Raises ValueError for what no frame can hold."""
+        views = byte_views(parts)
+        slot = self._reserve(key, aligned(HEADER_BYTES + len(meta) + payload_bytes(views)))
+        if isinstance(slot, WriteOutcome):
+            return slot
+        number = slot.segment.number
+        try:
+            place = place_of(number, slot.offset)
+            header = build_header(key=key, parts=views, meta=meta, stamp=slot.sequence, place=place)
+            with self.files.using(number) as fd:
+                self.medium.write(fd, [header + meta, *views], slot.offset)
+        except BaseException as error:
+            self._abandon(key, slot)
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                return WriteOutcome.FULL
+            raise
+        size = payload_bytes(views)
+        at = Location(slot.sequence, slot.offset, size, number, len(meta))
+        with self._lock:
+            self.books.add(Row(key, at, bytes(meta)))
+            self._writes += 1
+            self._writing.discard(key)
+            self._written.notify_all()
+        self._commit_if_due()
+        return WriteOutcome.STORED
+
+    def delete(self, keys: Iterable[bytes]) -> None:
+        """See `Tier`. A segment in which nothing lives any more is unlinked at once."""
+        emptied = False
+        with self._lock:
+            for key in keys:
+                at = self.books.forget(key)
+                if at is not None:
+                    emptied = emptied or not self.books.segments[at.segment].live
+            due = emptied or len(self.books.pending.gone) >= _COMMIT_ROWS
+        if due:
+            self._commit()
+
+    def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:
+        """See `Tier`."""
+        with self._lock:
+            return frozenset(key for key in keys if key in self.books.where)
+
+    def size_of(self, key: bytes) -> int | None:
+        """See `Tier`."""
+        with self._lock:
+            at = self.books.find(key)
+        return None if at is None else at.size
+
+    def scan(self) -> Iterator[StoredChunk]:
+        """See `Tier`. Oldest first; commits before it begins."""
+        for row in self.rows():
+            yield StoredChunk(row.key, row.location.size, row.meta)
+
+    def flush(self) -> None:
+        """See `Tier`."""
+        self._commit()
+
+    def usage(self) -> TierUsage:
+        """See `Tier`. `capacity` is without what is kept back for compaction and the index."""
+        with self._lock:
+            return TierUsage(
+                capacity=self.options.usable,
+                used=self.used(),
+                chunks=len(self.books.where),
+                quarantined=self._corrupt,
+                reads=self._reads,
+                writes=self._writes,
+                corrupt=self._corrupt,
+            )
+
+    def close(self) -> None:
+        """See `Tier`. Lets go of the directory even if the last commit fails."""
+        with self._commit_lock:
+            if self._closed:
+                return
+            try:
+                self._commit()
+            finally:
+                self._closed = True
+                self.index.close()
+                self.files.close()
+                self._guard.release()
+
+    # What the administration and compaction build on
+
+    def compact(self, budget_bytes: int) -> int:
+        """Copy at most `budget_bytes` of live frames out of the deadest segments; bytes freed."""
+        with self._commit_lock:
+            before = self.used()
+            compact_segments(self, budget=budget_bytes)
+            self._commit()
+            self._index_call(self.index.shrink)
+            self._index_bytes = index_bytes(self.directory)
+            return before - self.used()
+
+    def rows(self) -> Iterator[Row]:
+        """Every chunk with its meta, oldest first; chunks that go meanwhile are left out."""
+        self._commit()
+        with self._commit_lock:
+            low, high = self._index_call(self.index.bounds)
+        for first in range(low, high + 1, _SCAN_ROWS):
+            with self._commit_lock:
+                last = min(first + _SCAN_ROWS - 1, high)
+                rows = self._index_call(partial(self.index.rows_between, first, last))
+            for row in rows:
+                with self._lock:
+                    at = self.books.find(row.key)
+                if at is not None and at.sequence == row.location.sequence:
+                    yield Row(row.key, at, row.meta)
+
+    def fetch(self, key: bytes, at: Location, out: Sequence[Buffer]) -> FrameFault | None:
+        """Read and verify one frame; None means that `out` holds its payload. Raises OSError."""
+        head = bytearray(HEADER_BYTES + at.meta_size)
+        try:
+            with self.files.using(at.segment) as fd:
+                got = self.medium.read(fd, [head, *out], at.offset)
+        except FileNotFoundError:
+            return FrameFault.SHORT
+        if payload_bytes(out) != at.size:
+            return FrameFault.LENGTH
+        if got != len(head) + at.size:
+            return FrameFault.SHORT
+        header = parse_header(head, place=place_of(at.segment, at.offset))
+        if isinstance(header, FrameFault):
+            return header
+        return check_body(header, key=key, meta=memoryview(head)[HEADER_BYTES:], parts=out)
+
+    def quarantine(self, key: bytes, at: Location, *, reason: str) -> bool:
+        """Forget a frame that is not what its row says. False if the key is elsewhere by now."""
+        with self._lock:
+            if self.books.find(key) != at:
+                return False
+            self.books.forget(key, reason=reason)
+            self._corrupt += 1
+        log.warning("disk_quarantine key=%s %s reason=%s", key.hex()[:16], at, reason)
+        return True
+
+    def used(self) -> int:
+        """Bytes on the disk, with what pending rows will add."""
+        return (
+            self.books.segment_bytes + self._index_bytes + _PENDING_COST * self.books.pending_index
+        )
+
+    def allocate(self, size: int) -> tuple[Segment, int]:
+        """Room in the active segment, or in a new one. Called with the lock held."""
+        books = self.books
+        segment = books.active
+        if segment is None or (segment.tail and segment.tail + size > self.options.segment_limit):
+            self.files.create(books.next_segment)
+            segment = books.open_segment()
+            self._new_files = True
+        return segment, books.allocate(segment, size)
+
+    def release(self, segment: Segment, offset: int, size: int) -> None:
+        """Undo `allocate` after a failed write: free again or dead. Called with the lock held."""
+        if not self.books.give_back(segment, offset, size):
+            return
+        try:
+            with self.files.using(segment.number) as fd:
+                self.medium.truncate(fd, offset)
+        except OSError:  # keep counting what may be on the disk; it is cut at the next start
+            self.books.allocate(segment, size)
+            segment.in_flight.discard(offset)
+
+    def commit(self) -> None:
+        """Group commit now; what `flush` does. Raises OSError."""
+        self._commit()
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Guards the books."""
+        return self._lock
+
+    # Inside
+
+    def _reserve(self, key: bytes, size: int) -> _Slot | WriteOutcome:
+        """Room for a frame, unless the key is here or there is none."""
+        for tried in (False, True):
+            with self._written:
+                while key in self._writing:
+                    self._written.wait()
+                if self._closed:
+                    raise OSError(errno.EBADF, "the disk tier is closed")
+                if key in self.books.where:
+                    return WriteOutcome.PRESENT
+                if self._fits(size):
+                    try:
+                        segment, offset = self.allocate(size)
+                    except OSError as error:
+                        if error.errno in _NO_ROOM:
+                            return WriteOutcome.FULL
+                        raise
+                    sequence = self.books.next_sequence
+                    self.books.next_sequence += 1
+                    self._writing.add(key)
+                    return _Slot(segment, offset, size, sequence)
+            if not tried and self.options.usable > size:
+                with self._commit_lock:
+                    make_room(self, size)
+        return WriteOutcome.FULL
+
+    def _fits(self, size: int) -> bool:
+        if self.used() + size > self.options.usable:
+            return False
+        return self.medium.free_bytes(self.directory) - size >= self.options.free_floor
+
+    def fits(self, size: int) -> bool:
+        """Whether a frame of `size` bytes may be written now."""
+        with self._lock:
+            return self._fits(size)
+
+    def _abandon(self, key: bytes, slot: _Slot) -> None:
+        """A write failed: its space is free again, or dead. No torn frame can be found."""
+        with self._lock:
+            self.release(slot.segment, slot.offset, slot.size)
+            self._writing.discard(key)
+            self._written.notify_all()
+
+    def _commit_if_due(self) -> None:
+        """The group commit of a write. One thread does it; the others go on, unless they are far
+        ahead of it."""
+        with self._lock:
+            pending, rows = self.books.pending_bytes, len(self.books.pending.rows)
+        far = pending >= 2 * self.options.commit_bytes
+        late = time.monotonic() - self._last_commit >= self.options.commit_seconds
+        if not (far or late or pending >= self.options.commit_bytes or rows >= _COMMIT_ROWS):
+            return
+        if not self._commit_lock.acquire(blocking=far):
+            return
+        try:
+            self._commit()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            log.warning("disk_commit_postponed: %s", error)  # found in this process all the same
+        finally:
+            self._commit_lock.release()
+
+    def _commit(self) -> None:
+        """Data to the disk, then the rows that point to it, then dead segments off it."""
+        with self._commit_lock:
+            if self._closed:
+                return
+            with self._lock:
+                batch = self.books.take_batch()
+                new_files, self._new_files = self._new_files, False
+            self._last_commit = time.monotonic()
+            if batch.empty:
+                return
+            try:
+                self._sync(batch, new_files=new_files)
+            except OSError:
+                self._distrust(batch)
+                raise
+            try:
+                self._index_call(lambda: self.index.apply(batch))
+            except OSError:
+                with self._lock:
+                    self.books.restore(batch)
+                raise
+            for segment in batch.dead:
+                self.files.remove(segment.number)
+                with self._lock:
+                    self.books.unlinked(segment)
+            self._index_bytes = index_bytes(self.directory)
+
+    def _sync(self, batch: Batch, *, new_files: bool) -> None:
+        for number in sorted({row.location.segment for row in batch.rows.values()}):
+            try:
+                with self.files.using(number) as fd:
+                    self.medium.sync(fd)
+            except FileNotFoundError:
+                continue  # removed by hand: reads will say so
+        if new_files:
+            self.medium.sync_directory(self.directory)
+
+    def _distrust(self, batch: Batch) -> None:
+        """After a failed fdatasync the kernel may have dropped the pages: these chunks are gone."""
+        with self._lock:
+            self.books.restore(batch)
+            self.books.active = None
+            for row in batch.rows.values():
+                if self.books.find(row.key) == row.location:
+                    self.books.forget(row.key, reason="sync")
+        log.error("disk_sync_failed: %d chunks forgotten", len(batch.rows))
+
+    def _index_call(self, call: Callable[[], Answer]) -> Answer:
+        """Errors of SQLite as the medium's."""
+        try:
+            return call()
+        except sqlite3.Error as error:
+            code = errno.ENOSPC if is_full(error) else errno.EIO
+            raise OSError(code, f"index of the disk tier: {error}") from error
+
+    def _adopt_tail(self) -> None:
+        """Go on writing where the last process stopped, if there is room."""
+        last = max(self.books.segments.values(), key=lambda s: s.number, default=None)
+        if last is not None and last.tail < self.options.segment_limit:
+            self.books.active = last
