@@ -4,7 +4,7 @@
 
 It prints, unbuffered, `want NAME` before a write, `done NAME` after it, `gone NAME` before a
 delete, `flushed` after a flush. STEP 0: never dies by itself, and prints how many steps there were.
-HOW: `kill` (SIGKILL to itself) before the step, or `half`: writes get half of their bytes out first.
+HOW: `kill` (SIGKILL to itself) before the step, or `half`: half of a write gets out first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""kill -9 at every point of a workload: nothing wrong is served, nothing that was written is lost."""
+"""kill -9 at every point of a workload: nothing wrong is served, nothing written is lost."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_kill_at_every_point(tmp_path: Path, seed: int) -> None:
 
 
 def kill_at_random(path: Path, *, rounds: int, seed: int) -> None:
-    """SIGKILL from outside, also in the middle of what SQLite does; the directory goes on living."""
+    """SIGKILL from outside, also while SQLite works; the directory lives on."""
     source = random.Random(seed)
     said: list[list[str]] = []
     for number in range(rounds):

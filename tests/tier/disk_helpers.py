@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def put(tier: DiskTier, name: int) -> Any:
     """Write a named value in three parts."""
     value = value_of(name)
     cuts = (0, len(value) // 3, len(value) // 2, len(value))
-    parts = [memoryview(value[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [memoryview(value[a:b]) for a, b in pairwise(cuts)]
     return tier.write(key_of(name), parts, meta=meta_of(name))
 
 

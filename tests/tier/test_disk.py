@@ -160,7 +160,7 @@ def test_another_format_version_is_refused_by_name(tmp_path: Path) -> None:
 
     open_tier(tmp_path).close()
     (tmp_path / "format").write_bytes(_line(b"stepwell-disk-tier", b"7"))
-    with pytest.raises(TierUnusable, match="version 7.*version 1"):
+    with pytest.raises(TierUnusable, match=r"version 7.*version 1"):
         open_tier(tmp_path)
 
 

@@ -33,13 +33,13 @@ _NOT_DAMAGE = {
     sqlite3.SQLITE_PERM: errno.EACCES,
 }
 _MASK = (1 << 63) - 1
-_SCHEMA = """
-CREATE TABLE chunks (sequence INTEGER PRIMARY KEY, key BLOB, segment INTEGER, offset INTEGER,
-                     size INTEGER, meta BLOB, checksum INTEGER);
-CREATE TABLE watermarks (segment INTEGER PRIMARY KEY, bytes INTEGER);
-CREATE TABLE quarantine (id INTEGER PRIMARY KEY, key BLOB, segment INTEGER, offset INTEGER,
-                         size INTEGER, reason TEXT);
-"""
+_SCHEMA = (
+    "CREATE TABLE chunks (sequence INTEGER PRIMARY KEY, key BLOB, segment INTEGER, "
+    "offset INTEGER, size INTEGER, meta BLOB, checksum INTEGER)",
+    "CREATE TABLE watermarks (segment INTEGER PRIMARY KEY, bytes INTEGER)",
+    "CREATE TABLE quarantine (id INTEGER PRIMARY KEY, key BLOB, segment INTEGER, "
+    "offset INTEGER, size INTEGER, reason TEXT)",
+)
 _COLUMNS = "sequence, key, segment, offset, size, meta, checksum"
 
 
@@ -79,35 +79,28 @@ class Index:
         db.execute("PRAGMA wal_autocheckpoint = 64")
         db.execute("PRAGMA journal_size_limit = 262144")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0 and not self._tables():
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+        tables = db.execute("SELECT sql FROM sqlite_master ORDER BY rowid").fetchall()
+        if version == 0 and not tables:
+            script = ";".join(_SCHEMA)
+            db.executescript(f"BEGIN; {script}; PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
             self.created = True
-        elif version != _SCHEMA_VERSION or self._tables() != 3:
+        elif version != _SCHEMA_VERSION or tables != [(table.encode(),) for table in _SCHEMA]:
             raise IndexDamaged(f"schema version {version}")
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != b"ok":
             raise IndexDamaged(verdict.decode("utf-8", "replace"))
 
-    def _tables(self) -> int:
-        query = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
-        return int(self._db.execute(query).fetchone()[0])
-
-    def rows(self) -> Iterator[Row | None]:
-        """Every row, oldest first; None for one whose checksum does not match."""
+    def rows(self) -> Iterator[tuple[int, Row | None]]:
+        """Sequence and row, oldest first; None for one whose checksum does not match."""
         query = f"SELECT {_COLUMNS} FROM chunks ORDER BY sequence"
         for values in self._db.execute(query):
-            yield _read_row(values)
+            yield values[0], _read_row(values)
 
-    def rows_between(self, first: int, last: int) -> list[Row]:
-        """Whole rows of these sequences, ends included."""
-        query = f"SELECT {_COLUMNS} FROM chunks WHERE sequence BETWEEN ? AND ?"
-        rows = map(_read_row, self._db.execute(query, (first, last)))
+    def rows_after(self, sequence: int, *, limit: int) -> list[Row]:
+        """The next whole rows, oldest first."""
+        query = f"SELECT {_COLUMNS} FROM chunks WHERE sequence > ? ORDER BY sequence LIMIT ?"
+        rows = map(_read_row, self._db.execute(query, (sequence, limit)))
         return [row for row in rows if row is not None]
-
-    def bounds(self) -> tuple[int, int]:
-        """Lowest and highest sequence; (1, 0) if there is none."""
-        low, high = self._db.execute("SELECT min(sequence), max(sequence) FROM chunks").fetchone()
-        return (1, 0) if low is None else (low, high)
 
     def watermarks(self) -> dict[int, int]:
         """Segment -> bytes before which every frame that counts has its row."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,15 +60,10 @@ class Recovery:
         Raises OSError.
         """
         start = time.monotonic()
-        index = self._open_index()
-        sizes = self._sizes()
+        index, sizes, marks = self._load()
         self.rebuilt = index.created and bool(sizes)
         if self.rebuilt:
             self.reasons.append("no index: rebuilt from segments")
-        marks = index.watermarks()
-        self.books.next_segment = max([0, *sizes, *marks]) + 1
-        self.books.pending.removed |= marks.keys() - sizes.keys()
-        self._load_rows(index, sizes)
         self._scan_tails(sizes, marks)
         self._settle(sizes, marks)
         report = RecoveryReport(
@@ -81,13 +78,24 @@ class Recovery:
         )
         return index, report
 
-    def _open_index(self) -> Index:
-        try:
-            return Index(self.directory, medium=self.medium)
-        except IndexDamaged as error:
-            self.reasons.append(f"index damaged ({error}): set aside")
-            set_aside(self.directory, medium=self.medium)
-            return Index(self.directory, medium=self.medium)
+    def _load(self) -> tuple[Index, dict[int, int], dict[int, int]]:
+        """The index, sizes of segments, watermarks. An index that cannot be read is set aside."""
+        for _ in range(2):
+            self.books, self.dropped = Books(), 0
+            index = None
+            try:
+                index = Index(self.directory, medium=self.medium)
+                sizes, marks = self._sizes(), index.watermarks()
+                self.books.next_segment = max([0, *sizes, *marks]) + 1
+                self.books.pending.removed |= marks.keys() - sizes.keys()
+                self._load_rows(index, sizes)
+                return index, sizes, marks
+            except (IndexDamaged, sqlite3.Error) as error:
+                if index is not None:
+                    index.close()
+                self.reasons.append(f"index damaged ({error}): set aside")
+                set_aside(self.directory, medium=self.medium)
+        raise OSError(errno.EIO, "a new index of the disk tier cannot be read")
 
     def _sizes(self) -> dict[int, int]:
         """Segment -> bytes of its file; each is entered in the books."""
@@ -100,9 +108,10 @@ class Recovery:
     def _load_rows(self, index: Index, sizes: dict[int, int]) -> None:
         """Rows whose checksum matches and whose frame lies within a file."""
         books, before = self.books, self.dropped
-        for row in index.rows():
+        for sequence, row in index.rows():
             if row is None:
                 self.dropped += 1
+                books.pending.gone.add(sequence)
                 continue
             at = row.location
             books.next_sequence = max(books.next_sequence, at.sequence + 1)
@@ -121,7 +130,7 @@ class Recovery:
 
     def _scan_tails(self, sizes: dict[int, int], marks: dict[int, int]) -> None:
         """Frames past the watermarks: written, but not yet committed when the end came."""
-        starts = {n: min(aligned(marks.get(n, 0)), size) for n, size in sizes.items()}
+        starts = {n: min(aligned(max(marks.get(n, 0), 0)), size) for n, size in sizes.items()}
         total = sum(sizes[n] - start for n, start in starts.items())
         for number, start in starts.items():
             if start == sizes[number]:

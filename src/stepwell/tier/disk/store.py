@@ -93,8 +93,8 @@ class DiskTier:
         try:
             remade = check_format(directory, medium=self.medium)
             recovery = Recovery(directory, self.files, self.medium, on_progress)
-            self.books: Books = recovery.books
             self.index, self.recovery = recovery.run()
+            self.books: Books = recovery.books
             self._index_bytes = index_bytes(directory)
             self._closed = False
             self._adopt_tail()
@@ -224,16 +224,18 @@ class DiskTier:
     def rows(self) -> Iterator[Row]:
         """Every chunk with its meta, oldest first; chunks that go meanwhile are left out."""
         self._commit()
-        with self._commit_lock:
-            low, high = self._index_call(self.index.bounds)
-        for first in range(low, high + 1, _SCAN_ROWS):
+        last = 0
+        while True:
             with self._commit_lock:
-                last = min(first + _SCAN_ROWS - 1, high)
-                rows = self._index_call(partial(self.index.rows_between, first, last))
+                after = partial(self.index.rows_after, last, limit=_SCAN_ROWS)
+                rows = self._index_call(after)
+            if not rows:
+                return
             for row in rows:
+                last = row.location.sequence
                 with self._lock:
                     at = self.books.find(row.key)
-                if at is not None and at.sequence == row.location.sequence:
+                if at is not None and at.sequence == last:
                     yield Row(row.key, at, row.meta)
 
     def fetch(self, key: bytes, at: Location, out: Sequence[Buffer]) -> FrameFault | None:
