@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Buffer = memoryview
 KEY_BYTES = 32
@@ -95,4 +95,15 @@ class Tier(Protocol):
 
     def close(self) -> None:
         """Flush and let go of files, sockets and memory. Calling it twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class BatchReader(Protocol):
+    """What a tier may offer on top, where asking for several keys at once saves waiting."""
+
+    def read_batch(
+        self, keys: Sequence[bytes], outs: Sequence[Sequence[Buffer]]
+    ) -> list[ReadOutcome]:
+        """Like `read` of each key; one outcome per key, in order."""
         ...

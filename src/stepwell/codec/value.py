@@ -1,0 +1,79 @@
+"""Header and codec together: device blocks to a value and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepwell.codec.buffers import total_bytes
+from stepwell.codec.contract import Buffer, Codec, CodecSpec, DecodeError
+from stepwell.codec.header import LAYOUT_BYTES, HeaderFault, ValueHeader, header_bytes, parse
+
+
+class ValueFormat:
+    """One codec and one layout. Every method may be called from several threads."""
+
+    def __init__(self, codec: Codec, *, layout: bytes) -> None:
+        """`layout`: 16 bytes, equal exactly when the decoded bytes mean the same."""
+        if len(layout) != LAYOUT_BYTES:
+            raise ValueError(f"a layout hash has {LAYOUT_BYTES} bytes, not {len(layout)}")
+        self._codec = codec
+        self._layout = layout
+
+    @property
+    def spec(self) -> CodecSpec:
+        """The codec's."""
+        return self._codec.spec
+
+    def identity_size(self, parts: Sequence[Buffer]) -> int:
+        """Bytes of the value of these parts under an identity codec."""
+        return header_bytes(len(parts)) + total_bytes(parts)
+
+    def encode(self, parts: Sequence[Buffer]) -> list[Buffer]:
+        """The value: its header, then the encoded parts."""
+        encoded = self._codec.encode(parts)
+        return [memoryview(self._header(encoded, decoded=total_bytes(parts)).build()), *encoded]
+
+    def header_for(self, out: Sequence[Buffer]) -> Buffer:
+        """An empty header buffer of the right size, to read in front of `out` when the codec is
+        an identity: decoding is then no more than `check`."""
+        return memoryview(bytearray(header_bytes(len(out))))
+
+    def check(self, header: Buffer, out: Sequence[Buffer]) -> HeaderFault | None:
+        """None if `header`, read in front of `out`, says that `out` now holds the parts."""
+        parsed = parse(header, spec=self.spec, layout=self._layout)
+        if isinstance(parsed, HeaderFault):
+            return parsed
+        expected = self._header(out, decoded=total_bytes(out))
+        return None if parsed == expected else HeaderFault.SIZES
+
+    def open(self, value: Buffer, *, decoded_size: int) -> ValueHeader | HeaderFault:
+        """The header of a whole value that decodes to so many bytes, or why it is refused."""
+        header = parse(value, spec=self.spec, layout=self._layout)
+        if isinstance(header, HeaderFault):
+            return header
+        whole = header.nbytes + sum(header.part_sizes) == len(value)
+        return header if whole and header.decoded_size == decoded_size else HeaderFault.SIZES
+
+    def decode(self, value: Buffer, out: Sequence[Buffer]) -> HeaderFault | None:
+        """Fill `out` from a whole value. `out` is touched only after the header has matched."""
+        header = self.open(value, decoded_size=total_bytes(out))
+        if isinstance(header, HeaderFault):
+            return header
+        parts, offset = [], header.nbytes
+        for size in header.part_sizes:
+            parts.append(value[offset : offset + size])
+            offset += size
+        try:
+            self._codec.decode(parts, out)
+        except DecodeError:
+            return HeaderFault.CONTENT
+        return None
+
+    def _header(self, encoded: Sequence[Buffer], *, decoded: int) -> ValueHeader:
+        return ValueHeader(
+            codec=self.spec.name,
+            codec_version=self.spec.version,
+            layout=self._layout,
+            decoded_size=decoded,
+            part_sizes=tuple(part.nbytes for part in encoded),
+        )

@@ -1,0 +1,198 @@
+"""What a mover thread does with bytes. Runs without the lock; asks the desk before it touches the
+engine's buffers and tells it how each order ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+
+from stepwell.base.hierarchy import (
+    Failure,
+    LoadChunk,
+    LookupChunks,
+    MoveChunk,
+    StoreChunk,
+    TierName,
+)
+from stepwell.codec.buffers import copy_parts, total_bytes
+from stepwell.codec.header import HeaderFault
+from stepwell.codec.value import ValueFormat
+from stepwell.tier.contract import BatchReader, Buffer, ReadOutcome, Tier, WriteOutcome
+from stepwell.tier.mover.config import Access
+from stepwell.tier.mover.desk import Desk
+from stepwell.tier.mover.job import Job, Outcome
+from stepwell.tier.mover.lane import Lane, Worker
+
+_READ_FAILURES = {
+    ReadOutcome.OK: None,
+    ReadOutcome.MISSING: Failure.MISSING,
+    ReadOutcome.CORRUPT: Failure.CORRUPT,
+}
+
+
+class Carrier:
+    """Carries out orders of any lane in the calling thread. Holds no state of its own."""
+
+    def __init__(self, tiers: Mapping[TierName, Tier], form: ValueFormat, desk: Desk) -> None:
+        self._tiers = tiers
+        self._form = form
+        self._desk = desk
+
+    def carry(self, lane: Lane, worker: Worker, jobs: Sequence[Job]) -> None:
+        """Bring these orders, all of one kind, to their ends. Never raises for a tier's sake."""
+        order = jobs[0].order
+        try:
+            if isinstance(order, LookupChunks):
+                self._look_up(lane, jobs[0], order)
+            elif isinstance(order, StoreChunk):
+                self._store(lane, worker, jobs[0], order)
+            elif isinstance(order, MoveChunk):
+                self._move(lane, worker, jobs[0], order)
+            elif lane.access is Access.DIRECT and self._form.spec.identity:
+                self._load_direct(lane, jobs[0], order)
+            else:
+                self._load(lane, worker, jobs)
+        except Exception as error:  # a tier or a codec with a bug is a failed transfer, no more
+            for job in jobs:
+                self._desk.finish(job, _failed(error, lane.name))
+
+    def _look_up(self, lane: Lane, job: Job, order: LookupChunks) -> None:
+        found = lane.tier.contains(order.keys)
+        self._desk.finish(job, Outcome(found=found))
+
+    def _load_direct(self, lane: Lane, job: Job, order: LoadChunk) -> None:
+        header = self._form.header_for(job.buffers)
+        read = lane.tier.read(order.key, [header, *job.buffers])
+        fault = self._form.check(header, job.buffers) if read is ReadOutcome.OK else None
+        if fault is not None:
+            lane.tier.delete([order.key])
+        self._desk.finish(job, _read_outcome(read, lane.name, fault=fault))
+
+    def _load(self, lane: Lane, worker: Worker, jobs: Sequence[Job]) -> None:
+        buffers = [job.buffers for job in jobs]
+        sizes = [self._value_size(job, parts) for job, parts in zip(jobs, buffers, strict=True)]
+        values = _cut(_scratch(worker, sum(sizes)), sizes)
+        keys = [cast(LoadChunk, job.order).key for job in jobs]
+        reads = read_batch(lane.tier, keys, [[value] for value in values])
+        shares = [size / max(1, sum(sizes)) for size in sizes]
+        for job, out, value, read, share in zip(jobs, buffers, values, reads, shares, strict=True):
+            if read is ReadOutcome.OK:
+                self._deliver(lane, job, value, out, share)
+            else:
+                self._desk.finish(job, _read_outcome(read, lane.name, share=share))
+
+    def _deliver(
+        self, lane: Lane, job: Job, value: Buffer, out: Sequence[Buffer], share: float
+    ) -> None:
+        key = cast(LoadChunk, job.order).key
+        header = self._form.open(value, decoded_size=total_bytes(out))
+        if isinstance(header, HeaderFault):
+            lane.tier.delete([key])
+            outcome = _read_outcome(ReadOutcome.OK, lane.name, fault=header, share=share)
+            self._desk.finish(job, outcome)
+            return
+        if not self._desk.claim(job):
+            return
+        fault = self._form.decode(value, out)
+        outcome = _read_outcome(ReadOutcome.OK, lane.name, fault=fault, share=share)
+        self._desk.finish(job, outcome)
+        if fault is not None:
+            lane.tier.delete([key])  # after the report: this may hang, and the order is claimed
+
+    def _store(self, lane: Lane, worker: Worker, job: Job, order: StoreChunk) -> None:
+        if not self._desk.claim(job):
+            return
+        value = self._form.encode(job.buffers)
+        if lane.access is Access.STAGED:
+            if self._form.spec.identity:
+                staged = _scratch(worker, total_bytes(value))
+                copy_parts(source=value, target=[staged])
+                value = [staged]
+            self._desk.unclaim(job)
+        self._write(lane, job, order, value)
+
+    def _move(self, lane: Lane, worker: Worker, job: Job, order: MoveChunk) -> None:
+        value = job.handoff  # read once: a report lets go of it
+        if value is not None:
+            self._write(lane, job, order, [value])
+            return
+        changes_lane = job.then is not None
+        value = _memory(order.size) if changes_lane else _scratch(worker, order.size)
+        try:
+            read = self._tiers[order.source].read(order.key, [value])
+        except Exception as error:
+            self._desk.finish(job, _failed(error, order.source))
+            return
+        if read is not ReadOutcome.OK:
+            self._desk.finish(job, _read_outcome(read, order.source))
+        elif changes_lane:
+            self._desk.hand_over(job, value)
+        else:
+            self._write(lane, job, order, [value])
+
+    def _write(
+        self, lane: Lane, job: Job, order: StoreChunk | MoveChunk, value: Sequence[Buffer]
+    ) -> None:
+        target = order.target if isinstance(order, MoveChunk) else lane.name
+        tier = self._tiers[target]
+        try:
+            written = tier.write(order.key, value, meta=order.meta)
+        except Exception as error:
+            self._desk.finish(job, _failed(error, target))
+            return
+        full = written is WriteOutcome.FULL
+        outcome = Outcome(failure=Failure.FULL if full else None, size=total_bytes(value))
+        if not self._desk.finish(job, outcome) and written is WriteOutcome.STORED:
+            tier.delete([order.key])  # reported as failed long ago: the books do not have it
+
+    def _value_size(self, job: Job, parts: Sequence[Buffer]) -> int:
+        return self._form.identity_size(parts) if self._form.spec.identity else job.size
+
+
+def read_batch(
+    tier: Tier, keys: Sequence[bytes], outs: Sequence[Sequence[Buffer]]
+) -> list[ReadOutcome]:
+    """Read several keys: in one call where the tier can, else one by one.
+
+    Raises OSError like `Tier.read`.
+    """
+    if len(keys) > 1 and isinstance(tier, BatchReader):
+        return tier.read_batch(keys, outs)
+    return [tier.read(key, out) for key, out in zip(keys, outs, strict=True)]
+
+
+def _read_outcome(
+    read: ReadOutcome, tier: TierName, *, fault: HeaderFault | None = None, share: float = 1.0
+) -> Outcome:
+    """A damaged value speaks against the medium; a foreign header only against the value."""
+    if fault is not None:
+        because = f"header refused: {fault.value}"
+        return Outcome(failure=Failure.CORRUPT, because=because, refused_header=True, share=share)
+    culprit = tier if read is ReadOutcome.CORRUPT else None
+    return Outcome(failure=_READ_FAILURES[read], culprit=culprit, because=read.value, share=share)
+
+
+def _failed(error: Exception, tier: TierName) -> Outcome:
+    because = f"{type(error).__name__}: {error}"
+    return Outcome(failure=Failure.IO, culprit=tier, because=because)
+
+
+def _scratch(worker: Worker, size: int) -> Buffer:
+    """`size` bytes of the thread's own memory, which grows to the largest value seen."""
+    if len(worker.scratch) < size:
+        worker.scratch = _memory(size)
+    return worker.scratch[:size]
+
+
+def _memory(size: int) -> Buffer:
+    return np.empty(size, np.uint8).data
+
+
+def _cut(value: Buffer, sizes: Sequence[int]) -> list[Buffer]:
+    views, start = [], 0
+    for size in sizes:
+        views.append(value[start : start + size])
+        start += size
+    return views

@@ -1,0 +1,175 @@
+"""What the mover's tests share: orders, buffers, tiers that wait to be told, a clock to turn."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from stepwell.base.hierarchy import (
+    Event,
+    LoadChunk,
+    LookupChunks,
+    MoveChunk,
+    StoreChunk,
+    TierName,
+    TransferReport,
+)
+from stepwell.codec import RawCodec
+from stepwell.tier.contract import Buffer, ReadOutcome, WriteOutcome
+from stepwell.tier.host import HostTier
+from stepwell.tier.mover import Mover
+
+LAYOUT = bytes(range(16))
+FAR = 1e9
+BLOCK = 10_000
+BLOCKS = 3
+SIZE = BLOCK * BLOCKS
+
+
+def key(name: object) -> bytes:
+    return hashlib.sha256(str(name).encode()).digest()
+
+
+def content(name: object, size: int = SIZE) -> bytes:
+    return random.Random(str(name)).randbytes(size)
+
+
+def blocks(data: bytes = bytes(SIZE)) -> tuple[bytearray, list[Buffer]]:
+    """Memory as the device has it, and the views of its blocks, out of order."""
+    memory = bytearray(data)
+    view = memoryview(memory)
+    step = len(data) // BLOCKS
+    return memory, [view[i * step : (i + 1) * step] for i in range(BLOCKS)]
+
+
+def load(
+    number: int,
+    name: object,
+    tier: TierName = TierName.HOST,
+    *,
+    deadline: float = FAR,
+    size: int = SIZE,
+) -> LoadChunk:
+    return LoadChunk(
+        order_id=number,
+        request_id="r",
+        index=0,
+        key=key(name),
+        tier=tier,
+        size=size,
+        deadline=deadline,
+    )
+
+
+def store(
+    number: int, name: object, tier: TierName = TierName.HOST, *, size: int = SIZE
+) -> StoreChunk:
+    return StoreChunk(order_id=number, key=key(name), tier=tier, size=size, meta=b"m")
+
+
+def move(number: int, name: object, source: TierName, target: TierName, size: int) -> MoveChunk:
+    return MoveChunk(
+        order_id=number, key=key(name), source=source, target=target, size=size, meta=b"m"
+    )
+
+
+def lookup(
+    number: int, names: Iterable[object], tier: TierName, *, deadline: float = FAR
+) -> LookupChunks:
+    return LookupChunks(order_id=number, tier=tier, keys=tuple(map(key, names)), deadline=deadline)
+
+
+def host(capacity: int = 4 << 20) -> HostTier:
+    return HostTier(capacity=capacity, page_bytes=4096)
+
+
+def mover(**tiers_and_options: object) -> Mover:
+    """mover(host=tier, disk=tier, lanes=..., ...)."""
+    tiers = {
+        name: tiers_and_options.pop(name.name.lower())
+        for name in TierName
+        if name.name.lower() in tiers_and_options
+    }
+    options = {"codec": RawCodec(), "layout": LAYOUT, **tiers_and_options}
+    return Mover(tiers, **options)  # type: ignore[arg-type]
+
+
+def reports(moving: Mover, count: int = 1, timeout: float = 10.0) -> list[Event]:
+    """The next events, at least `count` of them that end orders."""
+    events: list[Event] = []
+    end = time.monotonic() + timeout
+    while sum(hasattr(event, "order_id") for event in events) < count:
+        assert time.monotonic() < end, f"only {events}"
+        moving.wait(0.05)
+        events += moving.poll()
+    return events
+
+
+def report(moving: Mover) -> TransferReport:
+    (event,) = (e for e in reports(moving) if isinstance(e, TransferReport))
+    return event
+
+
+def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.001)
+
+
+class Clock:
+    """Stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Gate:
+    """A tier over the host arena (staged, since the mover does not know it) whose calls wait while
+    it is shut. A read waits with its bytes already delivered, a write before it takes any."""
+
+    def __init__(self, inner: HostTier | None = None) -> None:
+        self.inner = inner or host()
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Semaphore(0)
+        self.calls: list[tuple[str, bytes]] = []
+        self.error: Exception | None = None
+        self.left = 0
+
+    def _pass(self, call: str, key: bytes) -> None:
+        self.calls.append((call, key))
+        self.entered.release()
+        if self.error is not None:
+            raise self.error
+        assert self.open.wait(30)
+
+    def read(self, key: bytes, out: Sequence[Buffer]) -> ReadOutcome:
+        self._pass("read", key)
+        outcome = self.inner.read(key, out)
+        self.left += 1
+        return outcome
+
+    def write(self, key: bytes, parts: Sequence[Buffer], *, meta: bytes = b"") -> WriteOutcome:
+        self._pass("write", key)
+        outcome = self.inner.write(key, parts, meta=meta)
+        self.left += 1
+        return outcome
+
+    def delete(self, keys: Iterable[bytes]) -> None:
+        keys = list(keys)
+        self._pass("delete", keys[0])
+        self.inner.delete(keys)
+
+    def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:
+        self._pass("contains", keys[0])
+        return self.inner.contains(keys)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)

@@ -1,0 +1,514 @@
+"""The mover: bytes arrive, every order gets exactly one report, and a late thread touches nothing
+that has been given back."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from stepwell.base.hierarchy import EvictChunk, Failure, LookupReport, TierHealth, TierName
+from stepwell.codec import RawCodec
+from stepwell.tier.breaker import BreakerConfig, BreakerState
+from stepwell.tier.mover import LaneConfig, Mover
+from tests.tier.movers import (
+    BLOCKS,
+    LAYOUT,
+    SIZE,
+    Clock,
+    Gate,
+    blocks,
+    content,
+    host,
+    key,
+    load,
+    lookup,
+    move,
+    mover,
+    report,
+    reports,
+    store,
+    until,
+)
+
+HOST, DISK, REMOTE = TierName.HOST, TierName.DISK, TierName.REMOTE
+
+
+def put(moving: Mover, name: object, tier: TierName, *, number: int = 900) -> int:
+    """Store the content of `name` and return what the tier holds for it."""
+    moving.submit(store(number, name, tier), blocks(content(name))[1])
+    done = report(moving)
+    assert done.failure is None
+    return done.size
+
+
+@pytest.mark.parametrize("tier", [HOST, DISK])
+def test_what_is_stored_comes_back_into_the_blocks(tier: TierName) -> None:
+    moving = mover(host=host(), disk=Gate())
+    size = put(moving, "a", tier)
+    memory, views = blocks()
+
+    moving.submit(load(1, "a", tier), views[::-1])
+    done = report(moving)
+
+    assert done.failure is None and done.order_id == 1
+    third = SIZE // BLOCKS
+    data = content("a")
+    assert bytes(memory) == data[2 * third :] + data[third : 2 * third] + data[:third]
+    assert size > SIZE
+    assert moving.backlog(tier) == 0
+    assert moving.close(5) == frozenset()
+
+
+def test_many_chunks_through_several_threads() -> None:
+    disk = Gate(host(16 << 20))
+    moving = mover(host=host(16 << 20), disk=disk, lanes={DISK: LaneConfig(threads=3)})
+    for number in range(200):
+        moving.submit(store(number, number, (HOST, DISK)[number % 2]), blocks(content(number))[1])
+    stored = reports(moving, 200)
+    assert all(e.failure is None for e in stored)
+    memories = []
+    for number in range(200):
+        memory, views = blocks()
+        memories.append(memory)
+        moving.submit(load(1000 + number, number, (HOST, DISK)[number % 2]), views)
+    loaded = reports(moving, 200)
+
+    assert sorted(e.order_id for e in loaded) == list(range(1000, 1200))
+    assert all(e.failure is None for e in loaded)
+    assert all(bytes(m) == content(n) for n, m in enumerate(memories))
+    usage = moving.usage()
+    assert usage.lanes[HOST].done == 200 and usage.lanes[HOST].open_orders == 0
+    moving.close(5)
+
+
+def test_a_missing_chunk_is_reported_missing() -> None:
+    moving = mover(host=host())
+    moving.submit(load(1, "nowhere"), blocks()[1])
+    assert report(moving).failure is Failure.MISSING
+    moving.close(5)
+
+
+def test_a_damaged_chunk_is_corrupt_then_missing() -> None:
+    arena = host()
+    moving = mover(host=arena)
+    put(moving, "a", HOST)
+    arena.damage(key("a"), at=SIZE // 2)
+    for number, failure in ((1, Failure.CORRUPT), (2, Failure.MISSING)):
+        moving.submit(load(number, "a"), blocks()[1])
+        assert report(moving).failure is failure
+    moving.close(5)
+
+
+@pytest.mark.parametrize("tier", [HOST, DISK])
+def test_a_value_of_another_layout_is_refused_and_deleted(tier: TierName) -> None:
+    arena, disk = host(), Gate()
+    first = mover(host=arena, disk=disk)
+    put(first, "a", tier)
+    first.close(5)
+    second = Mover({HOST: arena, DISK: disk}, codec=RawCodec(), layout=bytes(16))
+    memory, views = blocks()
+
+    second.submit(load(1, "a", tier), views)
+
+    assert report(second).failure is Failure.CORRUPT
+    usage = second.usage().lanes[tier]
+    assert usage.refused_headers == 1 and usage.breaker is BreakerState.CLOSED
+    assert not arena.contains([key("a")]) and not disk.inner.contains([key("a")])
+    if tier is DISK:
+        assert bytes(memory) == bytes(SIZE)  # the header is checked before a block is touched
+    second.close(5)
+
+
+def test_storing_twice_is_no_failure_and_full_is_full() -> None:
+    moving = mover(host=host(100_000))
+    put(moving, "a", HOST)
+    put(moving, "a", HOST)
+    for number in (1, 2, 3):
+        moving.submit(store(number, number), blocks()[1])
+    failures = [e.failure for e in reports(moving, 3)]
+    assert failures == [None, None, Failure.FULL]
+    moving.submit(EvictChunk(key=key("a"), tier=HOST))
+    moving.submit(store(4, 4), blocks()[1])
+    assert report(moving).failure is None
+    moving.close(5)
+
+
+# -- deadlines, and who owns the blocks ---------------------------------------------------------
+
+
+def test_a_late_load_never_touches_blocks_that_were_given_back() -> None:
+    disk, clock = Gate(), Clock()
+    moving = mover(disk=disk, clock=clock)
+    put(moving, "a", DISK)
+    disk.open.clear()
+    memory, views = blocks()
+    moving.submit(load(1, "a", DISK, deadline=clock.now + 1), views)
+    until(lambda: ("read", key("a")) in disk.calls)
+    assert moving.poll() == []
+
+    clock.now += 2
+    (late,) = moving.poll()
+    assert late.order_id == 1 and late.failure is Failure.DEADLINE
+    assert moving.usage().lanes[DISK].late_threads == 1
+    memory[:] = b"x" * SIZE  # the engine uses the blocks for somebody else
+
+    before = disk.left
+    disk.open.set()
+    until(lambda: disk.left > before and moving.usage().lanes[DISK].busy_threads == 0)
+    assert bytes(memory) == b"x" * SIZE
+    assert moving.poll() == []
+    moving.close(5)
+
+
+def test_a_late_store_never_reads_blocks_that_were_given_back() -> None:
+    disk, clock = Gate(), Clock()
+    moving = mover(disk=disk, clock=clock, lanes={DISK: LaneConfig(stall_seconds=5)})
+    disk.open.clear()
+    memory, views = blocks(content("a"))
+    moving.submit(store(1, "a", DISK), views)
+    until(lambda: ("write", key("a")) in disk.calls)
+    memory[:] = b"x" * SIZE  # what a late reader would file under this key
+    clock.now += 6
+    events = moving.poll()
+
+    assert [e.failure for e in events if not isinstance(e, TierHealth)] == [Failure.DEADLINE]
+    assert [e.healthy for e in events if isinstance(e, TierHealth)] == [False]
+    disk.open.set()
+    until(lambda: ("delete", key("a")) in disk.calls)  # the books do not have it
+    until(lambda: not disk.inner.contains([key("a")]))
+    moving.close(5)
+
+
+def test_a_store_takes_its_bytes_before_the_tier_hangs() -> None:
+    disk = Gate()
+    moving = mover(disk=disk)
+    disk.open.clear()
+    memory, views = blocks(content("a"))
+    moving.submit(store(1, "a", DISK), views)
+    until(lambda: ("write", key("a")) in disk.calls)
+    memory[:] = b"x" * SIZE
+    disk.open.set()
+    assert report(moving).failure is None
+    memory, views = blocks()
+    moving.submit(load(2, "a", DISK), views)
+    assert report(moving).failure is None and bytes(memory) == content("a")
+    moving.close(5)
+
+
+def test_a_load_that_has_not_begun_expires_without_touching_the_tier() -> None:
+    disk, clock = Gate(), Clock()
+    moving = mover(disk=disk, clock=clock)
+    disk.open.clear()
+    moving.submit(store(1, "first", DISK), blocks()[1])
+    until(lambda: len(disk.calls) == 1)
+    moving.submit(load(2, "second", DISK, deadline=clock.now + 1), blocks()[1])
+    clock.now += 1.5
+    (late,) = moving.poll()
+
+    assert late.failure is Failure.DEADLINE and late.seconds == 0 and late.queued == 1.5
+    disk.open.set()
+    assert report(moving).order_id == 1
+    assert ("read", key("second")) not in disk.calls
+    assert moving.usage().lanes[DISK].breaker is BreakerState.CLOSED
+    moving.close(5)
+
+
+def test_a_deadline_wakes_a_sleeping_engine() -> None:
+    disk, woken = Gate(), threading.Event()
+    moving = mover(disk=disk, on_ready=woken.set)
+    disk.open.clear()
+    began = time.monotonic()
+    moving.submit(load(1, "a", DISK, deadline=began + 0.1), blocks()[1])
+    assert woken.wait(5)
+    assert 0.1 <= time.monotonic() - began < 1.0
+    (late,) = moving.poll()
+    assert late.failure is Failure.DEADLINE
+    disk.open.set()
+    moving.close(5)
+
+
+# -- order, cancelling, bounds --------------------------------------------------------------------
+
+
+def test_loads_go_before_stores_and_by_deadline() -> None:
+    disk = Gate()
+    moving = mover(disk=disk)
+    disk.open.clear()
+    moving.submit(store(0, "first", DISK), blocks()[1])
+    until(lambda: len(disk.calls) == 1)
+    now = time.monotonic()
+    moving.submit(store(1, "store", DISK), blocks()[1])
+    moving.submit(load(2, "later", DISK, deadline=now + 60), blocks()[1])
+    moving.submit(load(3, "sooner", DISK, deadline=now + 50), blocks()[1])
+    moving.submit(EvictChunk(key=key("evicted"), tier=DISK))
+    disk.open.set()
+    reports(moving, 4)
+
+    assert disk.calls[1:] == [
+        ("delete", key("evicted")),
+        ("read", key("sooner")),
+        ("read", key("later")),
+        ("write", key("store")),
+    ]
+    moving.close(5)
+
+
+def test_cancelling_what_has_not_begun_and_what_has() -> None:
+    disk = Gate()
+    moving = mover(disk=disk)
+    put(moving, "a", DISK)
+    disk.open.clear()
+    memory, views = blocks()
+    moving.submit(load(1, "a", DISK), views)
+    until(lambda: ("read", key("a")) in disk.calls)
+    moving.submit(load(2, "b", DISK), blocks()[1])
+    moving.submit(store(3, "c", DISK), blocks()[1])
+    moving.cancel([1, 2, 3, 77])
+
+    assert [(e.order_id, e.failure) for e in moving.poll()] == [
+        (n, Failure.CANCELLED) for n in (1, 2, 3)
+    ]
+    memory[:] = b"x" * SIZE
+    disk.open.set()
+    moving.close(5)
+    assert moving.poll() == [] and bytes(memory) == b"x" * SIZE
+    assert [call for call, _ in disk.calls] == ["write", "read"]
+
+
+def test_a_store_that_runs_is_not_cancelled() -> None:
+    disk = Gate()
+    moving = mover(disk=disk)
+    disk.open.clear()
+    moving.submit(store(1, "a", DISK), blocks()[1])
+    until(lambda: len(disk.calls) == 1)
+    moving.cancel([1])
+    assert moving.poll() == []
+    disk.open.set()
+    assert report(moving).failure is None
+    moving.close(5)
+
+
+def test_stores_over_the_bound_are_refused_at_once_and_loads_are_not() -> None:
+    disk = Gate()
+    moving = mover(disk=disk, lanes={DISK: LaneConfig(store_backlog=2 * SIZE)})
+    disk.open.clear()
+    for number in (1, 2, 3):
+        moving.submit(store(number, number, DISK), blocks()[1])
+    for number in range(10, 20):
+        moving.submit(load(number, number, DISK), blocks()[1])
+
+    assert [(e.order_id, e.failure) for e in moving.poll()] == [(3, Failure.FULL)]
+    assert moving.backlog(DISK) == 12 * SIZE
+    disk.open.set()
+    ended = reports(moving, 12)
+    assert len(ended) == 12 and moving.backlog(DISK) == 0
+    moving.submit(store(4, 4, DISK), blocks()[1])
+    assert report(moving).failure is None
+    moving.close(5)
+
+
+def test_wrong_use_is_refused() -> None:
+    moving = mover(host=host())
+    with pytest.raises(ValueError, match="no lane for DISK"):
+        moving.submit(load(1, "a", DISK), blocks()[1])
+    with pytest.raises(ValueError, match="no lane for DISK"):
+        moving.submit(EvictChunk(key=key("a"), tier=DISK))
+    with pytest.raises(ValueError, match="needs buffers"):
+        moving.submit(load(1, "a"))
+    with pytest.raises(ValueError, match="takes no buffers"):
+        moving.submit(lookup(1, ["a"], HOST), blocks()[1])
+    assert moving.poll() == []
+    moving.close(5)
+    with pytest.raises(RuntimeError):
+        moving.submit(lookup(1, ["a"], HOST))
+
+
+# -- moves, lookups, evictions --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(HOST, DISK), (DISK, HOST), (DISK, REMOTE), (REMOTE, DISK)]
+)
+def test_a_move_copies_the_value_and_its_meta(source: TierName, target: TierName) -> None:
+    tiers = {HOST: host(), DISK: Gate(), REMOTE: Gate()}
+    moving = Mover(tiers, codec=RawCodec(), layout=LAYOUT)  # type: ignore[arg-type]
+    size = put(moving, "a", source)
+    moving.submit(move(1, "a", source, target, size))
+    done = report(moving)
+    assert done.failure is None and done.size == size
+
+    moving.submit(EvictChunk(key=key("a"), tier=source))
+    memory, views = blocks()
+    moving.submit(load(2, "a", target), views)
+    assert report(moving).failure is None and bytes(memory) == content("a")
+    moving.submit(move(3, "a", source, target, size))
+    assert report(moving).failure is Failure.MISSING
+    (kept,) = tiers[target].scan()
+    assert kept.meta == b"m"
+    assert moving.backlog(source) == moving.backlog(target) == 0
+    moving.close(5)
+
+
+def test_a_move_to_a_hung_tier_blocks_no_other() -> None:
+    disk, remote, clock = Gate(), Gate(), Clock()
+    lanes = {DISK: LaneConfig(stall_seconds=1000), REMOTE: LaneConfig(stall_seconds=5)}
+    moving = mover(host=host(), disk=disk, remote=remote, clock=clock, lanes=lanes)
+    size = put(moving, "a", DISK)
+    put(moving, "b", HOST, number=901)
+    remote.open.clear()
+    moving.submit(move(1, "a", DISK, REMOTE, size))
+    moving.submit(move(2, "b", HOST, REMOTE, size))
+    until(lambda: any(call == "write" for call, _ in remote.calls))
+    for number, name, tier in ((3, "a", DISK), (4, "b", HOST)):
+        memory, views = blocks()
+        moving.submit(load(number, name, tier), views)
+        assert report(moving).failure is None and bytes(memory) == content(name)
+    clock.now += 6
+    ended = {e.order_id: e.failure for e in moving.poll() if not isinstance(e, TierHealth)}
+    assert set(ended) == {1, 2} and Failure.DEADLINE in ended.values()
+    remote.open.set()
+    moving.close(5)
+
+
+def test_a_lookup_tells_what_a_tier_has() -> None:
+    moving = mover(remote=Gate())
+    put(moving, "a", REMOTE)
+    moving.submit(lookup(1, ["a", "b"], REMOTE))
+    (answer,) = reports(moving)
+    assert isinstance(answer, LookupReport)
+    assert answer.found == {key("a")} and answer.failure is None
+    moving.close(5)
+
+
+def test_an_eviction_before_a_store_of_the_same_key_does_not_undo_it() -> None:
+    disk = Gate()
+    moving = mover(disk=disk, lanes={DISK: LaneConfig(threads=3)})
+    for number in range(100):
+        moving.submit(EvictChunk(key=key("a"), tier=DISK))
+        moving.submit(store(number, "a", DISK), blocks(content("a"))[1])
+        assert report(moving).failure is None
+        assert moving.close(5) == frozenset() if number == 99 else True
+    assert disk.inner.contains([key("a")])
+
+
+# -- sickness -------------------------------------------------------------------------------------
+
+
+def test_failures_switch_a_tier_off_and_a_probe_switches_it_on() -> None:
+    disk, clock = Gate(), Clock()
+    config = LaneConfig(breaker=BreakerConfig(failures=3, cooldown=1.0))
+    moving = mover(host=host(), disk=disk, clock=clock, lanes={DISK: config})
+    put(moving, "a", DISK)
+    disk.error = OSError("broken")
+    for number in range(3):
+        moving.submit(load(number, "a", DISK), blocks()[1])
+        events = reports(moving)
+        assert events[0].failure is Failure.IO
+    health = events[-1] if isinstance(events[-1], TierHealth) else reports(moving, 0)[-1]
+    assert isinstance(health, TierHealth) and not health.healthy and "broken" in health.because
+
+    calls = len(disk.calls)
+    moving.submit(load(10, "a", DISK), blocks()[1])
+    moving.submit(store(11, "b", DISK), blocks()[1])
+    assert [e.failure for e in moving.poll()] == [Failure.SICK, Failure.SICK]
+    assert len(disk.calls) == calls
+
+    disk.error = None
+    clock.now += 1.5
+    until(lambda: moving.wait(0.01))
+    (well,) = moving.poll()
+    assert isinstance(well, TierHealth) and well.healthy
+    memory, views = blocks()
+    moving.submit(load(12, "a", DISK), views)
+    assert report(moving).failure is None and bytes(memory) == content("a")
+    assert moving.usage().lanes[DISK].breaker is BreakerState.CLOSED
+    moving.close(5)
+
+
+def test_loads_behind_a_hung_thread_open_the_breaker() -> None:
+    disk, clock = Gate(), Clock()
+    config = LaneConfig(breaker=BreakerConfig(failures=3, window=60.0))
+    moving = mover(disk=disk, clock=clock, lanes={DISK: config})
+    disk.open.clear()
+    moving.submit(load(0, "a", DISK, deadline=clock.now + 1), blocks()[1])
+    until(lambda: len(disk.calls) == 1)
+    moving.submit(store(50, "s", DISK), blocks()[1])
+    events = []
+    for number in range(1, 4):
+        clock.now += 2
+        events += moving.poll()
+        moving.submit(load(number, "a", DISK, deadline=clock.now + 1), blocks()[1])
+    events += moving.poll()
+
+    failures = {e.order_id: e.failure for e in events if not isinstance(e, TierHealth)}
+    late, sick = Failure.DEADLINE, Failure.SICK
+    assert failures == {0: late, 1: late, 2: late, 3: sick, 50: sick}
+    disk.open.set()
+    moving.close(5)
+
+
+def test_a_hung_tier_holds_up_neither_others_nor_close() -> None:
+    disk = Gate()
+    moving = mover(host=host(), disk=disk, lanes={DISK: LaneConfig(threads=2)})
+    disk.open.clear()
+    memory, views = blocks(content("s"))
+    for number in range(4):
+        moving.submit(store(number, number, DISK), views)
+    for number in range(4, 8):
+        moving.submit(load(number, number, DISK), blocks()[1])
+    put(moving, "a", HOST)
+    began = time.monotonic()
+    hung = moving.close(0.3)
+
+    assert time.monotonic() - began < 2
+    assert hung == {DISK}
+    ended = moving.poll()
+    assert sorted(e.order_id for e in ended) == list(range(8))
+    assert {e.failure for e in ended} == {Failure.CANCELLED}
+    memory[:] = b"x" * SIZE
+    disk.open.set()
+    until(lambda: moving.close(1) == frozenset())
+    assert moving.poll() == []
+    assert not list(disk.inner.scan())  # reported as cancelled, so deleted again
+
+
+def test_close_carries_out_what_was_to_be_stored() -> None:
+    disk = Gate()
+    moving = mover(host=host(), disk=disk, remote=Gate())
+    size = put(moving, "m", DISK)
+    for number in range(20):
+        moving.submit(store(number, number, DISK), blocks(content(number))[1])
+    moving.submit(move(30, "m", DISK, REMOTE, size))
+    assert moving.close(10) == frozenset()
+    ended = moving.poll()
+    assert len(ended) == 21 and all(e.failure is None for e in ended)
+    assert disk.inner.contains([key(n) for n in range(20)]) == {key(n) for n in range(20)}
+
+
+def test_a_tier_with_a_bug_is_a_failed_transfer() -> None:
+    disk = Gate()
+    moving = mover(disk=disk)
+    disk.error = ZeroDivisionError("bug")
+    moving.submit(load(1, "a", DISK), blocks()[1])
+    moving.submit(store(2, "a", DISK), blocks()[1])
+    moving.submit(lookup(3, ["a"], DISK))
+    assert {e.failure for e in reports(moving, 3)} == {Failure.IO}
+    moving.close(5)
+
+
+def test_the_callback_runs_without_locks() -> None:
+    moving: list[Mover] = []
+    seen = threading.Event()
+
+    def on_ready() -> None:
+        moving[0].backlog(HOST)
+        moving[0].usage()  # takes the lock
+        seen.set()
+
+    moving.append(mover(host=host(), on_ready=on_ready))
+    moving[0].submit(load(1, "a"), blocks()[1])
+    assert seen.wait(5)
+    assert report(moving[0]).failure is Failure.MISSING
+    moving[0].close(5)
