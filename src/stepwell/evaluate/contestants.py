@@ -135,7 +135,7 @@ def rival_contestant(name: str, *, workdir: Path, environments: Path) -> Contest
     """
     if name not in RIVALS:
         raise ContestantFailed(f"{name}: no such rival.", hint=f"Known: {', '.join(RIVALS)}.")
-    script = _adapter(name)
+    adapters = _adapters(name)
     if name in _OWN_ENVIRONMENT:
         python = Path(sys.executable)
     else:
@@ -147,19 +147,28 @@ def rival_contestant(name: str, *, workdir: Path, environments: Path) -> Contest
     package = Path(__file__).resolve().parents[2]
     return Contestant(
         name=name,
-        command=(str(python), str(script)),
+        # -P: neither the working folder nor the adapters' own may hide an installed package
+        command=(str(python), "-P", "-m", f"{adapters.name}.{_module(name)}"),
         log=workdir / "logs" / f"{name}.log",
-        environment={"PYTHONPATH": str(package), "HF_HUB_OFFLINE": "1"},
+        environment={
+            "PYTHONPATH": os.pathsep.join((str(package), str(adapters.parent))),
+            "HF_HUB_OFFLINE": "1",
+            "STEPWELL_CONVERTED": str((workdir / "converted").absolute()),
+        },
     )
 
 
-def _adapter(name: str) -> Path:
-    """The adapter script, which is in the repository but not in the package."""
-    file = name.replace("-", "_").replace(".", "_") + ".py"
+def _module(name: str) -> str:
+    """What a rival's adapter is called in Python."""
+    return name.replace("-", "_").replace(".", "_")
+
+
+def _adapters(name: str) -> Path:
+    """The folder with this rival's adapter, in the repository but not in the package."""
     for parent in Path(__file__).resolve().parents:
-        script = parent / "bench" / "rivals" / file
-        if script.is_file():
-            return script
+        folder = parent / "bench" / "rivals"
+        if (folder / f"{_module(name)}.py").is_file():
+            return folder
     raise ContestantFailed(
         f"{name}: its adapter is not beside this installation.",
         hint="Run from a clone of the repository.",
