@@ -12,7 +12,7 @@ Owns one directory (and holds its lock while open):
 Order of writing (who relies on it: `recovery.py`):
 
 1. a frame is written past the end of the active segment; only then it can be found in this process
-2. a group commit (64 MiB, 1,024 chunks or one second after the last, looked at by each write; and
+2. a group commit (256 MiB, 1,024 chunks or one second after the last, looked at by each write; and
    each `flush`) calls fdatasync on the segments it covers, and fsync on the directory if it has new
    files
 3. only then the rows that point there are committed (WAL, synchronous=FULL), with the watermark of

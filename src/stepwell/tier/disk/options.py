@@ -29,7 +29,7 @@ class DiskOptions:
     capacity: int
     segment_bytes: int = 256 << 20
     free_floor: int = 1 << 30
-    commit_bytes: int = 64 << 20
+    commit_bytes: int = 256 << 20
     commit_seconds: float = 1.0
 
     def __post_init__(self) -> None:

@@ -25,9 +25,9 @@ from stepwell.tier.contract import (
     TierUsage,
     WriteOutcome,
 )
-from stepwell.tier.disk.books import Batch, Books, Location, Row
+from stepwell.tier.disk.books import Batch, Books, Location, Row, unpack_location
 from stepwell.tier.disk.compaction import compact_segments, make_room
-from stepwell.tier.disk.index import index_bytes, is_full
+from stepwell.tier.disk.index import DAMAGED_FILE, index_bytes, is_full
 from stepwell.tier.disk.lock import DirectoryLock, check_format, prepare_directory
 from stepwell.tier.disk.medium import Medium
 from stepwell.tier.disk.options import DiskOptions, aligned
@@ -50,6 +50,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMIT_ROWS = 1024
 _PENDING_COST = 3  # a row may be in the WAL, in the database and in a split page at once
 _SCAN_ROWS = 1024
+_HEADROOM = 16 << 20  # written before the filesystem is asked again what it has left
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class DiskTier:
         self._commit_lock = threading.RLock()
         self._writing: set[bytes] = set()
         self._reads = self._writes = self._corrupt = 0
-        self._new_files = False
+        self._new_files = self._closed = False
+        self._headroom = 0
         self._last_commit = time.monotonic()
         prepare_directory(directory)
         self._guard = DirectoryLock(directory)
@@ -95,10 +97,7 @@ class DiskTier:
             recovery = Recovery(directory, self.files, self.medium, on_progress)
             self.index, self.recovery = recovery.run()
             self.books: Books = recovery.books
-            self._index_bytes = index_bytes(directory)
-            self._closed = False
-            self._adopt_tail()
-            self._commit()
+            self._adopt()
         except BaseException:
             self.files.close()
             self._guard.release()
@@ -255,6 +254,31 @@ class DiskTier:
             return header
         return check_body(header, key=key, meta=memoryview(head)[HEADER_BYTES:], parts=out)
 
+    def located(self, key: bytes) -> Location | None:
+        """Where the frame of a key is."""
+        with self._lock:
+            return self.books.find(key)
+
+    def locations(self) -> list[tuple[bytes, Location]]:
+        """Every key with its place, in no order."""
+        with self._lock:
+            return [(key, unpack_location(packed)) for key, packed in self.books.where.items()]
+
+    def live_bytes(self) -> int:
+        """Bytes of frames that can be found; the rest of the segments is dead."""
+        with self._lock:
+            return sum(segment.live for segment in self.books.segments.values())
+
+    def dead_bytes(self) -> int:
+        """Bytes that compaction would free."""
+        with self._lock:
+            return sum(segment.dead for segment in self.books.segments.values())
+
+    def forget_damaged_index(self) -> None:
+        """Remove what recovery set aside."""
+        self.medium.unlink(self.directory / DAMAGED_FILE)
+        self._index_bytes = index_bytes(self.directory)
+
     def quarantine(self, key: bytes, at: Location, *, reason: str) -> bool:
         """Forget a frame that is not what its row says. False if the key is elsewhere by now."""
         with self._lock:
@@ -323,6 +347,7 @@ class DiskTier:
                     sequence = self.books.next_sequence
                     self.books.next_sequence += 1
                     self._writing.add(key)
+                    self._headroom -= size
                     return _Slot(segment, offset, size, sequence)
             if not tried and self.options.usable > size:
                 with self._commit_lock:
@@ -332,7 +357,12 @@ class DiskTier:
     def _fits(self, size: int) -> bool:
         if self.used() + size > self.options.usable:
             return False
-        return self.medium.free_bytes(self.directory) - size >= self.options.free_floor
+        if size > self._headroom:
+            free = self.medium.free_bytes(self.directory) - self.options.free_floor
+            if free < size:
+                return False
+            self._headroom = min(free, max(size, _HEADROOM))
+        return True
 
     def fits(self, size: int) -> bool:
         """Whether a frame of `size` bytes may be written now."""
@@ -422,8 +452,14 @@ class DiskTier:
             code = errno.ENOSPC if is_full(error) else errno.EIO
             raise OSError(code, f"index of the disk tier: {error}") from error
 
-    def _adopt_tail(self) -> None:
-        """Go on writing where the last process stopped, if there is room."""
+    def _adopt(self) -> None:
+        """Commit what recovery learned; go on writing where the last process stopped."""
+        self._index_bytes = index_bytes(self.directory)
         last = max(self.books.segments.values(), key=lambda s: s.number, default=None)
         if last is not None and last.tail < self.options.segment_limit:
             self.books.active = last
+        try:
+            self._commit()
+        except OSError:
+            self.index.close()
+            raise
