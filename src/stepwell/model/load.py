@@ -13,7 +13,12 @@ from torch import nn
 
 from stepwell.base.config import ModelConfig
 from stepwell.base.decisions import Decision
-from stepwell.base.errors import CheckpointNotFound, UnsafeCheckpoint, UnsupportedArchitecture
+from stepwell.base.errors import (
+    CheckpointNotFound,
+    ModelError,
+    UnsafeCheckpoint,
+    UnsupportedArchitecture,
+)
 from stepwell.kernels.linear import PackedLinear, pack_linears
 from stepwell.model.architectures import TESTED_MODEL_TYPES, refuse_unsupported
 from stepwell.model.attention import (
@@ -129,7 +134,7 @@ def load_model(
     model = _build(config, folder, hf_config, dtype=dtype).to(device).eval()
     model.requires_grad_(requires_grad=False)
     parameters = sum(p.numel() for p in model.parameters())
-    shapes = probe_layers(model)
+    shapes = _probe(model, hf_config)
     expected = hf_config.get_text_config().num_hidden_layers
     if len(shapes) != expected:
         raise UnsupportedArchitecture(
@@ -150,6 +155,17 @@ def load_model(
         parameters=parameters,
         decisions=(pack_linears(model).decision,),
     )
+
+
+def _probe(model: nn.Module, hf_config: Any) -> dict[nn.Module, LayerShape]:
+    """The layers' shapes; what the probe finds out of order is a matter of the architecture."""
+    try:
+        return probe_layers(model)
+    except ModelError as error:
+        raise UnsupportedArchitecture(
+            f"{hf_config.model_type!r}: {error.message}",
+            hint=f"Tested here: {', '.join(sorted(TESTED_MODEL_TYPES))}.",
+        ) from error
 
 
 def weight_bytes(model: nn.Module) -> int:
