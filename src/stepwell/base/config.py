@@ -52,6 +52,20 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TiersConfig:
+    """[tiers]: where idle context goes below the KV pool."""
+
+    host: str = _setting("0", "host memory for idle context, such as 4GiB; 0: none")
+    disk: str = _setting("", "folder for context on disk, which survives restarts; empty: none")
+    disk_capacity: str = _setting("32GiB", "most bytes in that folder, index included")
+    disk_free_floor: str = _setting("1GiB", "bytes that its filesystem keeps free")
+    remote: str = _setting("", "Valkey or Redis shared by replicas, as redis://host:6379/0")
+    remote_ttl: float = _setting(86400.0, "seconds after which the network tier forgets")
+    policy: Literal["value", "lru", "s3fifo"] = _setting("lru", "what stays when room is short")
+    chunk_blocks: int = _setting(0, "blocks moved together; 0: from their size")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
     """[scheduler]: who runs in a step."""
 
@@ -81,6 +95,7 @@ class Config:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    tiers: TiersConfig = field(default_factory=TiersConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
 
@@ -176,6 +191,13 @@ def _check(config: Config) -> None:
     _require(size >= 1 and size & (size - 1) == 0, "cache.block_size", size, "a power of two")
     if config.cache.pool != AUTO:
         _require(parse_bytes(config.cache.pool) > 0, "cache.pool", config.cache.pool, "positive")
+    tiers = config.tiers
+    _require(parse_bytes(tiers.host) >= 0, "tiers.host", tiers.host, "a size, or 0")
+    for name in ("disk_capacity", "disk_free_floor"):
+        value = getattr(tiers, name)
+        _require(parse_bytes(value) > 0, f"tiers.{name}", value, "positive")
+    _require(0 <= tiers.chunk_blocks <= 64, "tiers.chunk_blocks", tiers.chunk_blocks, "0 to 64")
+    _require(tiers.remote_ttl > 0, "tiers.remote_ttl", tiers.remote_ttl, "positive")
     for name in ("max_step_tokens", "max_sequences", "max_waiting"):
         value = getattr(config.scheduler, name)
         _require(value >= 1, f"scheduler.{name}", value, "at least 1")

@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass, field
 
 from stepwell.base.errors import StepwellError
+from stepwell.base.hierarchy import WorkloadClass
 from stepwell.base.sampling import SamplingParams
 
 
@@ -27,6 +28,11 @@ class GenerationRequest:
     """One request, tokenized. `tenant` salts the prefix key, so tenants never share blocks.
 
     `priority`: lower runs first (as in vLLM). `arrival`: seconds on the monotonic clock.
+
+    The rest says what becomes of its context in lower tiers. `store`: whether it may go there at
+    all. `session_id`: requests of one conversation; None: recognized by its prefix. `workload`:
+    None: by the tenant, or inferred. `ttl`: seconds that its context may stay unused. `pin`:
+    protect it from eviction.
     """
 
     request_id: str
@@ -35,6 +41,11 @@ class GenerationRequest:
     arrival: float
     priority: int = 0
     tenant: str = ""
+    store: bool = True
+    session_id: str | None = None
+    workload: WorkloadClass | None = None
+    ttl: float | None = None
+    pin: bool = False
 
 
 @dataclass(frozen=True, slots=True)

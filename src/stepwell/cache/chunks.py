@@ -23,11 +23,13 @@ class ChunkTable:
     """Rows by key, with the bits `where` (resident in tier t: bit t) and `arriving` (on its way).
 
     `reads`: orders that read it now. `pins`: pins that users hold. `returns`: how many requests
-    used it after the first. `touched`: seconds of the last use. `size[t]`: bytes in tier t.
+    used it after the first. `touched`: seconds of the last use. `bucket`: its label in the
+    forecast. `gap`: band of its last idle time, 0 before the first. `size[t]`: bytes in tier t.
     `leaves[t]`: children that are resident or arriving in tier t (0: it is a leaf there).
     """
 
-    def __init__(self, *, max_ghosts: int) -> None:
+    def __init__(self, *, max_ghosts: int, nominal: int = 1) -> None:
+        self.nominal = nominal
         self.index: dict[bytes, int] = {}
         self.keys: list[bytes | None] = []
         self.parent = array("i")
@@ -44,6 +46,7 @@ class ChunkTable:
         self.kind = array("B")
         self.priority = array("b")
         self.bucket = array("H")
+        self.gap = array("B")
         self.size = [array("I") for _ in range(TIERS)]
         self.leaves = [array("i") for _ in range(TIERS)]
         self._max_ghosts = max_ghosts
@@ -80,7 +83,7 @@ class ChunkTable:
         self.parent[row], self.position[row] = parent, position
         self.tenant[row], self.kind[row], self.touched[row] = tenant, kind, now
         self.session[row] = -1
-        self.priority[row] = self.bucket[row] = self.returns[row] = 0
+        self.priority[row] = self.bucket[row] = self.returns[row] = self.gap[row] = 0
         if parent != NO_ROW:
             self.children[parent] += 1
         return row
@@ -163,7 +166,7 @@ class ChunkTable:
         columns: tuple[array, ...] = (
             self.parent, self.position, self.children, self.where, self.arriving,
             self.reads, self.pins, self.returns, self.touched, self.session,
-            self.tenant, self.kind, self.priority, self.bucket, self._is_ghost,
+            self.tenant, self.kind, self.priority, self.bucket, self.gap, self._is_ghost,
             *self.size, *self.leaves,
         )  # fmt: skip
         for column in columns:

@@ -6,6 +6,10 @@ fade (`decay` per observation), so that a changed machine is followed:
     load of b bytes from a tier      seconds = latency + b / bandwidth
     prefill of n tokens after c      seconds = overhead + n * linear + n * (c + n / 2) * attention
 
+Old observations also fade by a further factor with each one that is off by more than a factor of
+two: one outlier changes little, as a slow observation weighs little, but a tier that has become a
+hundred times slower is believed after some ten transfers instead of some hundred.
+
 A start-up probe enters as ordinary observations. Coefficients are kept non-negative. The spread of
 recent relative errors gives the margin of an upper estimate.
 """
@@ -20,6 +24,8 @@ _RIDGE = 1e-6
 _FIRST_SPREAD = 0.5
 _SPREAD_WEIGHT = 0.1
 _LARGEST_ERROR = 4.0
+_SURPRISE = 2.0  # prediction and measurement differ by this factor
+_FADE_ON_SURPRISE = 0.25
 
 
 class FadingLeastSquares:
@@ -41,15 +47,19 @@ class FadingLeastSquares:
         """One measurement. Non-positive or non-finite ones are ignored."""
         if not (y > 0 and math.isfinite(y)):
             return
+        decay = self._decay
         if self.count:
-            error = abs(self.predict(features) - y) / y
+            predicted = self.predict(features)
+            error = abs(predicted - y) / y
             self.spread += _SPREAD_WEIGHT * (min(error, _LARGEST_ERROR) - self.spread)
+            if not y / _SURPRISE <= predicted <= y * _SURPRISE:
+                decay *= _FADE_ON_SURPRISE
         weight = 1.0 / (y * y)
         for i in range(self._n):
             row = self._xx[i]
             for j in range(self._n):
-                row[j] = row[j] * self._decay + weight * features[i] * features[j]
-            self._xy[i] = self._xy[i] * self._decay + weight * features[i] * y
+                row[j] = row[j] * decay + weight * features[i] * features[j]
+            self._xy[i] = self._xy[i] * decay + weight * features[i] * y
         self.count += 1
         self._coefficients = None
 

@@ -31,13 +31,15 @@ from stepwell.base.hierarchy import (
 from stepwell.cache.books import TierBooks
 from stepwell.cache.chunks import NO_ROW
 from stepwell.cache.cost import PrefillCost
+from stepwell.cache.forecast import Forecast
+from stepwell.cache.labels import label_idle, note_returns
 from stepwell.cache.ledger import Ledger
 from stepwell.cache.lifetime import Lifetimes
 from stepwell.cache.meta import tenant_digest, unpack_meta
 from stepwell.cache.placement import Placement
 from stepwell.cache.plan import ChainRequest, RestoreMode, RestorePlan, Situation, choose
 from stepwell.cache.policy import PolicyContext, PolicyFactory
-from stepwell.cache.policy.lru import Lru
+from stepwell.cache.policy.value import ValueDensity
 from stepwell.cache.sessions import Session, SessionTable
 from stepwell.cache.settings import KINDS, HierarchySettings, TierSpec
 from stepwell.cache.stats import HierarchyStats
@@ -91,16 +93,20 @@ class Hierarchy:
         *,
         chunk_tokens: int,
         chunk_bytes: int,
-        policy: PolicyFactory = Lru,
+        policy: PolicyFactory = ValueDensity,
         settings: HierarchySettings | None = None,
     ) -> None:
         self.settings = settings or HierarchySettings()
         self.chunk_tokens = chunk_tokens
         self.prefill = PrefillCost()
+        self.forecast = Forecast()
         self._tenants = _Tenants()
         self._books: dict[TierName, TierBooks] = {}
         self._store = ChunkStore(
-            self._books, max_ghosts=self.settings.max_ghosts, tenants=self._tenants.digests
+            self._books,
+            max_ghosts=self.settings.max_ghosts,
+            tenants=self._tenants.digests,
+            chunk_bytes=chunk_bytes,
         )
         for spec in sorted(tiers, key=lambda spec: spec.name):
             self._books[spec.name] = self._make_books(spec, chunk_bytes, policy)
@@ -167,6 +173,7 @@ class Hierarchy:
             self._probed(plan.spans[0].tier, now)
         if plan.mode is RestoreMode.SPLIT:
             orders.reverse()
+        note_returns(table, self.forecast, rows, now)
         self._touch(rows, now)
         self._requests[request.request_id] = _Open(session)
         self._ledger.begin(plan, orders, ahead, lost=lost, now=now)
@@ -223,6 +230,9 @@ class Hierarchy:
         if session.pin:
             self.pin(keys[: len(rows)], now)
             session.pin = False
+        label_idle(self._store.table, self.forecast, rows, session, now)
+        for row in rows:
+            self._store.table.touched[row] = now
         self._placement.place(rows, device_chunks, kind=session.kind, now=now)
         for row in reversed(rows):
             self._store.table.settle(row)
@@ -234,6 +244,7 @@ class Hierarchy:
 
     def tick(self, now: float) -> None:
         """Once a step: expiry, promotion, copies down. Costs what is due, whoever else is idle."""
+        self.forecast.refresh(now)
         self._lifetimes.tick(now)
         self._placement.clean(now)
 
@@ -314,7 +325,11 @@ class Hierarchy:
 
     def _make_books(self, spec: TierSpec, chunk_bytes: int, policy: PolicyFactory) -> TierBooks:
         context = PolicyContext(
-            self._store.table, spec.name, spec.capacity_bytes // chunk_bytes, self._chunk_seconds
+            self._store.table,
+            spec.name,
+            spec.capacity_bytes // chunk_bytes,
+            self._chunk_seconds,
+            self.forecast,
         )
         quota = {
             self._tenants.number(tenant): limits[spec.name]
@@ -418,7 +433,6 @@ class Hierarchy:
                     if held & bit:
                         policy.touch(row, now)
             table.touched[row] = now
-            table.count_return(row)
 
     def _know(self, keys: Sequence[bytes], session: Session, now: float) -> list[int]:
         """Rows of chunks that are on the device, added where they are new."""
@@ -432,7 +446,6 @@ class Hierarchy:
                     kind=session.kind, now=now,
                 )  # fmt: skip
             table.session[row] = session.number
-            table.touched[row] = now
             table.priority[row] = session.priority
             rows.append(row)
             parent = row if table.position[row] == position else NO_ROW

@@ -16,6 +16,7 @@ so no shared block is ever written.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -54,6 +55,10 @@ class PrefixMatch:
     copy_last: bool = False
     awaited: bool = False
 
+    def up_to(self, blocks: int, block_size: int) -> PrefixMatch:
+        """The same match less what lies behind the first `blocks` blocks."""
+        return PrefixMatch(tokens=blocks * block_size, blocks=self.blocks[:blocks])
+
     def without_copy(self, block_size: int) -> PrefixMatch:
         """The same match less its last block, for when there is no room for the copy."""
         assert self.copy_last
@@ -87,6 +92,7 @@ class CacheManager:
         self._awaited: dict[bytes, str] = {}
         self._orders: list[CopyBlock] = []
         self._in_flight: set[CopyBlock] = set()
+        self._transfers: Counter[int] = Counter()
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that `tokens` tokens occupy."""
@@ -97,9 +103,7 @@ class CacheManager:
         sequence's keys and is extended here, so that a waiting request is hashed once."""
         if not self._prefix_caching:
             return PrefixMatch()
-        root = root_key(self._namespace, tenant)
-        full = len(tokens) // self.block_size
-        extend_keys(keys, tokens, count=full, block_size=self.block_size, root=root)
+        self.extend_keys(keys, tokens, tenant=tenant)
         whole = len(keys) * self.block_size == len(tokens)
         blocks = self.pool.find(keys)
         if whole and blocks and len(blocks) == len(keys):
@@ -108,6 +112,12 @@ class CacheManager:
         return PrefixMatch(
             tokens=len(blocks) * self.block_size, blocks=tuple(blocks), awaited=awaited
         )
+
+    def extend_keys(self, keys: list[bytes], tokens: Sequence[int], *, tenant: str) -> None:
+        """Add the keys of the full blocks of `tokens` that `keys` does not have yet."""
+        root = root_key(self._namespace, tenant)
+        full = len(tokens) // self.block_size
+        extend_keys(keys, tokens, count=full, block_size=self.block_size, root=root)
 
     def room_needed(self, match: PrefixMatch, tokens: int) -> int:
         """Available blocks that a sequence of `tokens` tokens takes, given its match."""
@@ -187,6 +197,25 @@ class CacheManager:
         self._in_flight.remove(order)
         self.pool.release([order.source])
 
+    def published_keys(self, sequence_id: str) -> list[bytes]:
+        """Keys of the blocks of an admitted sequence that are whole, in order."""
+        table = self._tables[sequence_id]
+        return table.keys[: table.published]
+
+    def hold(self, blocks: Sequence[int]) -> None:
+        """A transfer reads or writes these: they stay used until `let_go`, whatever becomes of
+        their sequence."""
+        self.pool.acquire(blocks)
+        self._transfers.update(blocks)
+
+    def let_go(self, blocks: Sequence[int]) -> None:
+        """The transfer was reported."""
+        for block in blocks:
+            self._transfers[block] -= 1
+            if not self._transfers[block]:
+                del self._transfers[block]
+        self.pool.release(blocks)
+
     def unused_slots(self) -> int:
         """Token slots in used blocks that hold no token."""
         size = self.block_size
@@ -203,6 +232,8 @@ class CacheManager:
                 held[block] = held.get(block, 0) + 1
         for order in [*self._orders, *self._in_flight]:
             held[order.source] = held.get(order.source, 0) + 1
+        for block in self._transfers:
+            held[block] = held.get(block, 0) + self._transfers[block]
         assert self.pool.num_used == len(held), "a used block belongs to no sequence"
         assert set(self._awaited.values()) <= set(self._tables), "awaiting a sequence that is gone"
 

@@ -57,6 +57,7 @@ class Placement:
         """Copy chunks, given in chain order, to the tier nearest the device. Returns how many."""
         top = min(self._store.books)
         books, table = self._store.books[top], self._store.table
+        victims = books.policy.victims(now)
         count = 0
         for row in rows:
             mask = table.where[row]
@@ -66,7 +67,7 @@ class Placement:
             if source is None or not books.healthy or not self._store.books[source].healthy:
                 break
             size = round(books.expected)
-            if not self._store.make_room(top, size, row=row, now=now):
+            if not self._store.make_room(top, size, row=row, victims=victims, now=now):
                 books.refused += 1
                 break
             self._store.move(row, source, top, now=now)
@@ -80,11 +81,12 @@ class Placement:
         fresh: set[int] = set()
         if not books.healthy:
             return fresh
+        victims = books.policy.victims(now)
         for at, row in enumerate(rows):
             if (table.where[row] | table.arriving[row]) >> tier & 1:
                 continue
             size = max(1, round(books.expected))
-            if not store.make_room(tier, size, row=row, now=now):
+            if not store.make_room(tier, size, row=row, victims=victims, now=now):
                 books.refused += len(rows) - at
                 break
             store.store(row, tier, now=now)
@@ -99,12 +101,13 @@ class Placement:
             if row in fresh:
                 policy.insert(row, now)
             elif (table.where[row] | table.arriving[row]) >> tier & 1:
-                policy.touch(row, now)
+                policy.freshen(row, now)
 
     def _clean_tier(self, tier: TierName, below: TierName, now: float) -> bool:
         """Whether there is more to do, now or when moves in flight have ended."""
         store, table = self._store, self._store.table
         bit = 1 << below
+        lower = store.books[below].policy.victims(now)
         for seen, row in enumerate(store.books[tier].policy.victims(now)):
             if seen >= self._settings.clean_window:
                 return False
@@ -113,7 +116,7 @@ class Placement:
             if (table.where[row] | table.arriving[row]) & bit or not table.where[row] >> tier & 1:
                 continue
             size = max(1, round(store.books[below].expected))
-            if not store.make_room(below, size, row=row, now=now):
+            if not store.make_room(below, size, row=row, victims=lower, now=now):
                 return False
             store.move(row, tier, below, now=now)
         return False

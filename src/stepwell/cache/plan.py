@@ -66,6 +66,7 @@ class RestorePlan:
     meanwhile. `load_seconds`: expected for all spans. `recompute_seconds`: of the chunks that the
     spans cover. `deadline`: absolute seconds; of the whole load (LOAD) or of its last use (SPLIT).
     `probe`: a small load whose purpose is to measure. `known`: chunks whose keys are in the books.
+    `available`: chunks from the front that the device or a healthy tier has.
     """
 
     request: ChainRequest
@@ -77,6 +78,7 @@ class RestorePlan:
     recompute_seconds: float = 0.0
     probe: bool = False
     known: int = 0
+    available: int = 0
 
     @property
     def start(self) -> int:
@@ -87,11 +89,6 @@ class RestorePlan:
     def stop(self) -> int:
         """One past the last chunk that is loaded."""
         return self.spans[-1].stop if self.spans else self.request.device_chunks
-
-    @property
-    def split_token(self) -> int:
-        """SPLIT: see `start`, in chunks. Kept for readers of the record."""
-        return self.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +205,7 @@ def _restore(request: ChainRequest, at: Situation, option: _Option) -> RestorePl
     )
     return RestorePlan(
         request=request, mode=option.mode, spans=option.spans, known=at.known,
+        available=request.device_chunks + len(at.tiers),
         decision=Decision("restore", option.mode.value, because, option.load),
         deadline=at.now + option.allowance,
         load_seconds=option.load, recompute_seconds=option.recompute,
@@ -234,6 +232,7 @@ def _probe(
     reach = _compute(at, first, span.stop)
     return RestorePlan(
         request=request, mode=RestoreMode.SPLIT, spans=part, probe=True, known=at.known,
+        available=request.device_chunks + len(at.tiers),
         decision=Decision("restore", "probe", because, _load(at, part, sums, first)[1]),
         deadline=at.now + max(reach, 1.0),
         load_seconds=_load(at, part, sums, first)[1],
@@ -243,7 +242,13 @@ def _probe(
 
 def _none(request: ChainRequest, at: Situation, because: str) -> RestorePlan:
     decision = Decision("restore", RestoreMode.NONE.value, because)
-    return RestorePlan(request=request, mode=RestoreMode.NONE, decision=decision, known=at.known)
+    return RestorePlan(
+        request=request,
+        mode=RestoreMode.NONE,
+        decision=decision,
+        known=at.known,
+        available=request.device_chunks + len(at.tiers),
+    )
 
 
 def _spans(tiers: Sequence[int], first: int) -> tuple[Span, ...]:

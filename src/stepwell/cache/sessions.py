@@ -78,9 +78,10 @@ class SessionTable:
         return session
 
     def touch(self, session: Session, now: float) -> None:
-        """It is the most recent one now."""
+        """It is the most recent one now (unless it has been forgotten meanwhile)."""
         session.seen = now
-        self._by_number.move_to_end(session.number)
+        if session.number in self._by_number:
+            self._by_number.move_to_end(session.number)
 
     def _forget_quietest(self) -> None:
         _, oldest = self._by_number.popitem(last=False)

@@ -6,7 +6,7 @@ order pins its row from here until its report: the source by `reads`, the target
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from stepwell.base.hierarchy import (
@@ -43,9 +43,14 @@ class ChunkStore:
     """All copies of all chunks. Not thread-safe: the hierarchy owns it."""
 
     def __init__(
-        self, books: dict[TierName, TierBooks], *, max_ghosts: int, tenants: list[bytes]
+        self,
+        books: dict[TierName, TierBooks],
+        *,
+        max_ghosts: int,
+        tenants: list[bytes],
+        chunk_bytes: int,
     ) -> None:
-        self.table = ChunkTable(max_ghosts=max_ghosts)
+        self.table = ChunkTable(max_ghosts=max_ghosts, nominal=chunk_bytes)
         self.books = books
         self.open: dict[int, OpenOrder] = {}
         self.orders: list[Order] = []
@@ -134,24 +139,28 @@ class ChunkStore:
         self._remove(row, tier, now)
         table.settle(row)
 
-    def make_room(self, tier: TierName, size: int, *, row: int, now: float) -> bool:
+    def make_room(
+        self, tier: TierName, size: int, *, row: int, victims: Iterator[int], now: float
+    ) -> bool:
         """Evict until `size` more bytes of `row` fit. False, and perhaps some room made, if they
-        cannot be had or `row` is worth less than what would have to go."""
+        cannot be had or `row` is worth less than what would have to go. `victims`: the policy's,
+        one iterator for a batch of calls."""
         books, table = self.books[tier], self.table
         tenant = table.tenant[row]
         if books.over_quota(tenant, size) and not self._shrink_tenant(books, tenant, size, now):
             return False
         if books.fits(size):
             return True
-        if not books.policy.admit(row, now):
-            return False
-        for scanned, victim in enumerate(books.policy.victims(now)):
+        for scanned, victim in enumerate(victims):
             if scanned >= _SCAN_LIMIT:
                 break
-            if table.evictable(victim, tier):
-                self.evict(victim, tier, now)
-                if books.fits(size):
-                    return True
+            if not table.evictable(victim, tier):
+                continue
+            if not books.policy.admit(row, victim, now):
+                return False
+            self.evict(victim, tier, now)
+            if books.fits(size):
+                return True
         return False
 
     def shrink(self, tier: TierName, now: float) -> None:

@@ -19,7 +19,9 @@ from stepwell.base.decisions import Decision
 from stepwell.base.request import GenerationRequest
 from stepwell.base.sampling import SamplingParams
 from stepwell.base.units import format_bytes
+from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
+from stepwell.engine.build_tiers import OpenTiers, any_tier, open_tiers, outlives_process
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
 from stepwell.engine.resolve import Resolved, resolve, resolve_pool
@@ -29,7 +31,7 @@ from stepwell.hardware.machine import read_machine
 from stepwell.hardware.malloc import keep_freed_memory
 from stepwell.hardware.onednn import bound_primitive_caches
 from stepwell.model.architectures import TESTED_MODEL_TYPES
-from stepwell.model.identity import make_namespace
+from stepwell.model.identity import Coverage, make_namespace
 from stepwell.model.load import (
     LoadedModel,
     ModelInfo,
@@ -57,6 +59,13 @@ class BuiltEngine:
     loaded: LoadedModel
     pool: KVPool
     decisions: tuple[Decision, ...]
+    open_tiers: OpenTiers | None = None
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Let go of lower tiers, at most `timeout` seconds after what is under way. Nothing else
+        needs closing. Calling it twice is harmless."""
+        if self.open_tiers is not None:
+            self.open_tiers.close(timeout)
 
 
 def resolve_only(config: Config) -> list[Decision]:
@@ -83,11 +92,21 @@ def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEn
     _compile_kernels(loaded, pool, say)
     decisions += kernels.decisions()
     info = _info(config, folder, hf_config, loaded, resolved)
-    engine = _assemble(config, loaded, pool, info, folder)
+    cache = _make_cache(config, loaded, pool, info)
+    lower = None
+    if any_tier(config.tiers):
+        lower = open_tiers(config.tiers, config.cache, pool, cache, say=say)
+        decisions += lower.decisions
+    engine = _assemble(config, loaded, pool, info, cache, lower)
     say("warming up")
     _warm_up(engine, config, info, pool_tokens=pool.num_blocks * pool.block_size)
     return BuiltEngine(
-        engine=engine, info=info, loaded=loaded, pool=pool, decisions=tuple(decisions)
+        engine=engine,
+        info=info,
+        loaded=loaded,
+        pool=pool,
+        decisions=tuple(decisions),
+        open_tiers=lower,
     )
 
 
@@ -168,25 +187,39 @@ def _info(
     )
 
 
-def _assemble(
-    config: Config, loaded: LoadedModel, pool: KVPool, info: ModelInfo, folder: Path
-) -> Engine:
-    limits = config.scheduler
+def _make_cache(config: Config, loaded: LoadedModel, pool: KVPool, info: ModelInfo) -> CacheManager:
+    whole = outlives_process(config.tiers)
     namespace = make_namespace(
         folder=loaded.folder,
+        coverage=Coverage.WHOLE if whole else Coverage.SAMPLED,
         model_config=loaded.hf_config.to_dict(),
         dtype=info.dtype,
         block_size=pool.block_size,
         instance=secrets.token_hex(16) if loaded.folder is None else "",
     )
-    cache = CacheManager(
+    return CacheManager(
         num_blocks=pool.num_blocks,
         block_size=pool.block_size,
         namespace=namespace,
         prefix_caching=config.cache.prefix_caching,
     )
+
+
+def _assemble(
+    config: Config,
+    loaded: LoadedModel,
+    pool: KVPool,
+    info: ModelInfo,
+    cache: CacheManager,
+    lower: OpenTiers | None,
+) -> Engine:
+    limits = config.scheduler
+    tiers = None if lower is None else lower.tiers
     scheduler = Scheduler(
-        cache, max_step_tokens=limits.max_step_tokens, max_sequences=limits.max_sequences
+        cache,
+        max_step_tokens=limits.max_step_tokens,
+        max_sequences=limits.max_sequences,
+        tiers=tiers,
     )
     runner = ModelRunner(
         loaded,
@@ -210,27 +243,32 @@ def _assemble(
         scheduler=scheduler,
         door=door,
         weight_bytes=info.weight_bytes,
+        tiers=tiers,
         check_every_step=os.environ.get("STEPWELL_CHECK") == "1",
     )
 
 
 def _warm_up(engine: Engine, config: Config, info: ModelInfo, *, pool_tokens: int) -> None:
-    """One prompt and a few decoded tokens, twice, so that no request pays for first use."""
+    """One prompt and a few decoded tokens, twice, so that no request pays for first use. What the
+    second one costs is the cost model's first measurement of computing."""
     limit = min(info.max_model_len, pool_tokens)
     length = min(config.scheduler.max_step_tokens + 8, limit - 4)
     if length < 1:
         return
-    tokens = tuple(i % info.vocab_size for i in range(length))
     sampling = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
     for number in range(2):
+        tokens = tuple((i + number) % info.vocab_size for i in range(length))
         engine.add(
             GenerationRequest(
                 request_id=f"warm-up-{number}",
                 prompt_token_ids=tokens,
                 sampling=sampling,
                 arrival=time.monotonic(),
+                store=False,
             )
         )
+        if engine.tiers is not None:
+            engine.tiers.hierarchy.prefill = PrefillCost()
         while engine.has_work:
             engine.step()
     engine.clear_cache()

@@ -29,6 +29,7 @@ from stepwell.engine.runner import ModelRunner, StepLogits
 from stepwell.engine.sampler import SamplerState, logprobs_of, sample_greedy, sample_one
 from stepwell.engine.scheduler import ScheduledSequence, Scheduler
 from stepwell.engine.sequence import Sequence, SequenceState
+from stepwell.engine.tiers import Tiers
 from stepwell.model.pool import KVPool
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Engine:
         scheduler: Scheduler,
         door: Door,
         weight_bytes: int,
+        tiers: Tiers | None = None,
         check_every_step: bool = False,
     ) -> None:
         self._runner = runner
@@ -87,11 +89,13 @@ class Engine:
         self._cache = cache
         self._scheduler = scheduler
         self._door = door
+        self.tiers = tiers
         self._weight_bytes = weight_bytes
         self._check_every_step = check_every_step
         self._live: dict[str, list[_Live]] = {}
         self._by_sequence: dict[Sequence, _Live] = {}
         self._counters = _Counters()
+        self._idle = False
 
     @property
     def has_work(self) -> bool:
@@ -129,9 +133,10 @@ class Engine:
         """The sequences of a prepared request join the queue. Its id must not be in use."""
         assert prepared.request.request_id not in self._live, "request id in use"
         self._live[prepared.request.request_id] = prepared.parts
+        now = time.monotonic()
         for item in prepared.parts:
             self._by_sequence[item.sequence] = item
-            self._scheduler.add(item.sequence)
+            self._scheduler.add(item.sequence, now)
 
     def add(self, request: GenerationRequest) -> None:
         """Accept a request. Raises RequestError, changing nothing."""
@@ -155,19 +160,41 @@ class Engine:
         return deltas
 
     def step(self) -> list[Delta]:
-        """Run one forward pass; returns what it added to whom."""
-        plan = self._scheduler.schedule(time.monotonic())
+        """Run one forward pass; returns what it added to whom. Nothing may be runnable while
+        chunks are being loaded: see `wait_for_transfers`."""
+        start = time.monotonic()
+        if self.tiers is not None:
+            self.tiers.tick(start)
+        plan = self._scheduler.schedule(start)
+        self._idle = not plan
         for order in self._cache.take_orders():
             self._pool.copy_block(source=order.source, target=order.target)
             self._cache.complete(order)
         if not plan:
             return []
         deltas = self._run(plan)
+        if self.tiers is not None:
+            self._observe(self.tiers, plan, start)
         self._counters.steps += 1
         self._counters.add_waste(self._cache)
         if self._check_every_step:
             self._cache.check()
         return deltas
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the last step had nothing to run because everything waits for a transfer."""
+        return self._idle and self.tiers is not None and self.tiers.awaited
+
+    def wait_for_transfers(self, timeout: float) -> None:
+        """Sleep until a transfer has ended, at most `timeout` seconds."""
+        if self.tiers is not None:
+            self.tiers.mover.wait(timeout)
+
+    def tend(self) -> None:
+        """What lower tiers need while nobody is served: reports, expiry, promotion."""
+        if self.tiers is not None:
+            self.tiers.tick(time.monotonic())
 
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""
@@ -223,6 +250,18 @@ class Engine:
             logger.warning("a step of %d sequences failed (%s); retrying singly", len(plan), error)
             return [delta for item in plan for delta in self._run([item])]
         return self._apply(plan, result)
+
+    @staticmethod
+    def _observe(tiers: Tiers, plan: Seq[ScheduledSequence], start: float) -> None:
+        """Tell the cost model what prompt tokens cost. The decoding rows of the step are counted
+        with them: under load they are part of the price."""
+        prompts = [item for item in plan if item.count > 1]
+        tokens = sum(item.count for item in prompts)
+        if not tokens:
+            return
+        now = time.monotonic()
+        context = sum(item.start * item.count for item in prompts) // tokens
+        tiers.observe(tokens=tokens, context=context, seconds=now - start, now=now)
 
     def _apply(self, plan: Seq[ScheduledSequence], result: StepLogits) -> list[Delta]:
         """Commit what was computed, sample where a new token is due, emit."""
@@ -337,7 +376,7 @@ class Engine:
         """Free everything and build the last delta."""
         sequence = live.sequence
         assert sequence.finish_reason is not None
-        self._scheduler.finish(sequence)
+        self._scheduler.finish(sequence, now)
         del self._by_sequence[sequence]
         siblings = self._live[sequence.request.request_id]
         siblings.remove(live)

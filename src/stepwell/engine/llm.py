@@ -26,6 +26,7 @@ from stepwell.base.sampling import SamplingParams
 from stepwell.engine.build import BuiltEngine, build_engine
 
 Prompt = str | Sequence[int]
+_WAIT_SECONDS = 0.25
 _NO_BOUND = 2**31
 
 
@@ -58,6 +59,10 @@ class LLM:
         self.built: BuiltEngine = build_engine(load_config(overrides=overrides))
         self._count = 0
 
+    def close(self) -> None:
+        """Let go of lower tiers; what they are storing is finished first."""
+        self.built.close()
+
     @property
     def stats(self) -> EngineStats:
         """Counters and gauges."""
@@ -88,6 +93,8 @@ class LLM:
                 finished = sum(_add(results[d.request_id, d.index], d) for d in engine.step())
                 if progress is not None and finished:
                     progress(finished)
+                if engine.blocked:
+                    engine.wait_for_transfers(_WAIT_SECONDS)
         except BaseException:
             for request in requests:
                 engine.abort(request.request_id)

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 Deliver = Callable[[Sequence[Delta]], None]
 _ANSWER_SECONDS = 60.0
+_TEND_SECONDS = 0.25  # how often an idle engine looks after its lower tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,9 @@ class EngineLoop:
         self._gate = threading.Lock()
         self._closed = self._stopping = False
         self._unfinished: set[str] = set()
+        self._tend_seconds: float | None = None  # None: an idle engine has nothing to do
         self._engine: Engine
+        self._built: BuiltEngine
         building = _Command(build)
         self._thread = threading.Thread(
             target=self._main, args=(building,), name="stepwell-engine", daemon=True
@@ -133,20 +136,30 @@ class EngineLoop:
         except BaseException as error:  # whatever it is, the constructor waits for it
             building.answer.set_exception(error)
             return
-        self._engine = built.engine
+        self._engine, self._built = built.engine, built
+        if built.engine.tiers is not None:
+            built.engine.tiers.on_ready = self._wake
+            self._tend_seconds = _TEND_SECONDS
         building.answer.set_result(built)
         self._run()
 
+    def _wake(self) -> None:
+        """A transfer has ended (called on any thread): a waiting engine looks at it now."""
+        self._inbox.put(_Command(lambda: None))
+
     def _run(self) -> None:
         try:
-            while self._empty_inbox(wait=not self._engine.has_work):
+            while self._empty_inbox(wait=not self._engine.has_work or self._engine.blocked):
                 if self._engine.has_work:
                     self._emit(self._engine.step())
+                else:
+                    self._engine.tend()
         except BaseException:
             logger.exception("the engine thread died")
             raise
         finally:
             self._close()
+            self._built.close()
 
     def _close(self) -> None:
         """Nobody enters any more; whoever is inside gets an answer."""
@@ -160,10 +173,11 @@ class EngineLoop:
             self._emit(self._engine.abort(request_id))
 
     def _empty_inbox(self, *, wait: bool) -> bool:
-        """Carry out what is there, waiting for the first if idle. False: the thread is to end."""
+        """Carry out what is there, waiting a moment for the first if idle. False: the thread is
+        to end."""
         while True:
             try:
-                command = self._inbox.get(block=wait)
+                command = self._inbox.get(block=wait, timeout=self._tend_seconds)
             except queue.Empty:
                 return True
             if command is None:

@@ -8,7 +8,9 @@ in chunks. Then waiting sequences are admitted in order of (priority, arrival):
 - one whose next block is being computed by another right now waits for that block instead of
   computing it twice;
 - when blocks run out, the last in order is preempted: its blocks go back, the full ones stay
-  findable, and it waits again at its old place. A sequence alone always fits (the door checks).
+  findable, and it waits again at its old place. A sequence alone always fits (the door checks);
+- with lower tiers, the head is admitted with a restore plan; what is being loaded takes no part in
+  a step until it has landed (`engine/restore.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from __future__ import annotations
 import bisect
 import itertools
 from dataclasses import dataclass
+from typing import Protocol
 
 from stepwell.cache.manager import CacheManager, PrefixMatch, Room
+from stepwell.cache.plan import RestorePlan
 from stepwell.engine.sequence import Sequence, SequenceState
 
 
@@ -35,11 +39,35 @@ class ScheduledSequence:
         return self.start + self.count == len(self.sequence.token_ids)
 
 
+class LowerTiers(Protocol):
+    """What the scheduler asks of `engine/tiers.py`; None where there are no lower tiers."""
+
+    def arrive(self, sequence: Sequence, now: float) -> None: ...
+    def plan(
+        self, sequence: Sequence, match: PrefixMatch, now: float, *, ahead: int
+    ) -> RestorePlan: ...
+    def match_for(self, plan: RestorePlan, match: PrefixMatch) -> PrefixMatch: ...
+    def without_loads(self, plan: RestorePlan) -> RestorePlan: ...
+    def tokens_for(self, plan: RestorePlan) -> int: ...
+    def begin(self, sequence: Sequence, plan: RestorePlan, now: float) -> None: ...
+    def overtake(self, sequence: Sequence, budget: int, now: float) -> None: ...
+    def close(self, sequence: Sequence, now: float) -> None: ...
+    def leave_queue(self, sequence: Sequence) -> None: ...
+
+
 class Scheduler:
     """Owns the waiting and running sequences, both sorted by rank."""
 
-    def __init__(self, cache: CacheManager, *, max_step_tokens: int, max_sequences: int) -> None:
+    def __init__(
+        self,
+        cache: CacheManager,
+        *,
+        max_step_tokens: int,
+        max_sequences: int,
+        tiers: LowerTiers | None = None,
+    ) -> None:
         self._cache = cache
+        self._tiers = tiers
         self._max_step_tokens = max_step_tokens
         self._max_sequences = max_sequences
         self._rows = list(range(max_sequences - 1, -1, -1))
@@ -54,16 +82,23 @@ class Scheduler:
         """Start counting anew."""
         self.prefix_queries = self.prefix_hits = self.preemptions = 0
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: Sequence, now: float = 0.0) -> None:
         """Queue a new sequence at its rank."""
+        if self._tiers is not None and not sequence.skips_prefix_cache:
+            self._cache.extend_keys(
+                sequence.keys, sequence.token_ids, tenant=sequence.request.tenant
+            )
+            self._tiers.arrive(sequence, now)
         bisect.insort(self.waiting, sequence, key=lambda s: s.rank)
 
-    def finish(self, sequence: Sequence) -> None:
+    def finish(self, sequence: Sequence, now: float = 0.0) -> None:
         """Take a sequence out, wherever it is; its blocks go back at once."""
         if sequence.state is SequenceState.RUNNING:
-            self._stop_running(sequence)
+            self._stop_running(sequence, now)
         elif sequence.state is SequenceState.WAITING:
             self.waiting.remove(sequence)
+            if self._tiers is not None:
+                self._tiers.leave_queue(sequence)
         sequence.state = SequenceState.FINISHED
 
     def schedule(self, now: float) -> list[ScheduledSequence]:
@@ -76,8 +111,10 @@ class Scheduler:
         for sequence in decodes + prompts:
             if sequence.state is not SequenceState.RUNNING or not budget:
                 continue
-            count = min(sequence.pending, budget)
-            if self._make_room(sequence, sequence.computed + count, planned):
+            if sequence.restore is not None and self._tiers is not None:
+                self._tiers.overtake(sequence, budget, now)
+            count = min(sequence.runnable, budget)
+            if count and self._make_room(sequence, sequence.computed + count, planned, now):
                 planned[sequence] = ScheduledSequence(sequence, sequence.computed, count)
                 budget = self._max_step_tokens - sum(p.count for p in planned.values())
         if self.preemptions == preempted_before:
@@ -85,13 +122,17 @@ class Scheduler:
         return sorted(planned.values(), key=lambda p: p.count > 1)
 
     def _make_room(
-        self, sequence: Sequence, tokens: int, planned: dict[Sequence, ScheduledSequence]
+        self,
+        sequence: Sequence,
+        tokens: int,
+        planned: dict[Sequence, ScheduledSequence],
+        now: float,
     ) -> bool:
         """Grow, preempting from the end of the order; False if it preempted itself."""
         while self._cache.grow(sequence.sequence_id, tokens=tokens) is Room.NO_ROOM:
             victim = self.running[-1]
             planned.pop(victim, None)
-            self._preempt(victim)
+            self._preempt(victim, now)
             if victim is sequence:
                 return False
         return True
@@ -104,19 +145,20 @@ class Scheduler:
         while position < len(self.waiting) and budget > 0:
             sequence = self.waiting[position]
             match = self._lookup(sequence)
-            if match.awaited:
+            if match.awaited or sequence.lookup is not None:
                 position += 1
                 continue
             while not self._has_room(sequence, match):
                 if match.copy_last:
                     match = match.without_copy(self._cache.block_size)
-                elif self._yield_to(sequence, planned):
+                elif self._yield_to(sequence, planned, now):
                     match = self._lookup(sequence)
                 else:
                     return
-            count = min(len(sequence.token_ids) - match.tokens, budget)
-            self._admit(sequence, match, count, now)
-            planned[sequence] = ScheduledSequence(sequence, match.tokens, count)
+            self._admit(sequence, match, budget, now)
+            count = min(sequence.runnable, budget)
+            if count:
+                planned[sequence] = ScheduledSequence(sequence, sequence.computed, count)
             budget -= count
 
     def _lookup(self, sequence: Sequence) -> PrefixMatch:
@@ -139,7 +181,9 @@ class Scheduler:
         needed = self._cache.room_needed(match, len(sequence.token_ids))
         return needed + promised <= self._cache.pool.num_available
 
-    def _yield_to(self, sequence: Sequence, planned: dict[Sequence, ScheduledSequence]) -> bool:
+    def _yield_to(
+        self, sequence: Sequence, planned: dict[Sequence, ScheduledSequence], now: float
+    ) -> bool:
         """Preempt the last running sequence if it has a lower priority than this one."""
         if not self.running:
             return False
@@ -147,15 +191,29 @@ class Scheduler:
         if victim.request.priority <= sequence.request.priority:
             return False
         planned.pop(victim, None)
-        self._preempt(victim)
+        self._preempt(victim, now)
         return True
 
-    def _admit(self, sequence: Sequence, match: PrefixMatch, count: int, now: float) -> None:
+    def _admit(self, sequence: Sequence, match: PrefixMatch, budget: int, now: float) -> None:
+        """Take the row and the blocks for the first chunk of the prompt and for what is loaded."""
+        plan, loaded = None, 0
+        if self._tiers is not None and not sequence.skips_prefix_cache:
+            ahead = sum(s.pending for s in self.running if s.pending > 1)
+            plan = self._tiers.plan(sequence, match, now, ahead=ahead)
+            trimmed = self._tiers.match_for(plan, match)
+            if (
+                self._cache.room_needed(trimmed, len(sequence.token_ids))
+                > self._cache.pool.num_available
+            ):
+                plan = self._tiers.without_loads(plan)
+            else:
+                match, loaded = trimmed, self._tiers.tokens_for(plan)
+        first = match.tokens + min(len(sequence.token_ids) - match.tokens, budget)
         room = self._cache.admit(
             sequence.sequence_id,
             match,
             tenant=sequence.request.tenant,
-            tokens=match.tokens + count,
+            tokens=max(first, loaded),
             keys=sequence.keys,
         )
         assert room is Room.GRANTED, "the room was checked"
@@ -170,19 +228,23 @@ class Scheduler:
         if sequence.cached is None:
             sequence.cached = match.tokens
             sequence.scheduled_at = now
+        if plan is not None and self._tiers is not None:
+            self._tiers.begin(sequence, plan, now)
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self._stop_running(sequence)
+    def _preempt(self, sequence: Sequence, now: float) -> None:
+        self._stop_running(sequence, now)
         sequence.state = SequenceState.WAITING
         sequence.computed = 0
         if sequence.skips_prefix_cache:
             sequence.prompt_logprobs.clear()
         sequence.preemptions += 1
         self.preemptions += 1
-        self.add(sequence)
+        bisect.insort(self.waiting, sequence, key=lambda s: s.rank)
 
-    def _stop_running(self, sequence: Sequence) -> None:
+    def _stop_running(self, sequence: Sequence, now: float) -> None:
         self.running.remove(sequence)
+        if self._tiers is not None:
+            self._tiers.close(sequence, now)
         self._cache.release(sequence.sequence_id)
         self._rows.append(sequence.row)
         sequence.row = -1

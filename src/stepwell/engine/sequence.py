@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from stepwell.base.errors import StepwellError
 from stepwell.base.request import FinishReason, GenerationRequest, TokenLogprobs
 from stepwell.base.sampling import SamplingParams
+from stepwell.engine.restore import Restore
 
 
 class SequenceState(enum.Enum):
@@ -26,6 +27,8 @@ class Sequence:
     decoding sequence has exactly one more token than that. `keys`: block keys of the tokens,
     kept so that a waiting sequence is hashed once. `row`: of the step's block table, while
     running; `admission`: which admission of the engine took it there, never given twice.
+    `restore`: loads from lower tiers under way, or landed ahead of `computed`. `lookup`: the order
+    id of a question to a shared tier; the sequence is not admitted before the answer.
     """
 
     sequence_id: str
@@ -39,6 +42,8 @@ class Sequence:
     keys: list[bytes] = field(default_factory=list)
     row: int = -1
     admission: int = -1
+    restore: Restore | None = None
+    lookup: int | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: StepwellError | None = None
@@ -66,6 +71,12 @@ class Sequence:
     def pending(self) -> int:
         """Tokens that have no K and V yet."""
         return len(self.token_ids) - self.computed
+
+    @property
+    def runnable(self) -> int:
+        """Pending tokens that may be computed now, while chunks are being loaded."""
+        limit = None if self.restore is None else self.restore.runnable(self.computed)
+        return self.pending if limit is None else min(self.pending, limit)
 
     @property
     def rank(self) -> tuple[int, float, str]:

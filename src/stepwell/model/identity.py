@@ -6,43 +6,70 @@ of it, in the root of each key chain (`cache/keys.py`).
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 LAYOUT_VERSION = 1
 _SAMPLE = 1 << 16
+_READ = 8 << 20
 
 
-def weights_manifest(folder: Path | None) -> list[tuple[str, int, str]]:
-    """(file name, bytes, digest) of each safetensors file.
+class Coverage(enum.Enum):
+    """How much of each weights file is hashed.
 
-    The digest covers the header (names, shapes, dtypes, offsets) and one 64 KiB sample from each
-    of 16 evenly spread places: enough to tell checkpoints and fine-tunes apart without reading
-    gigabytes at start. Files that differ only between the samples would be taken for equal;
-    lower tiers that outlive the process are to hash whole files.
+    SAMPLED: the header (names, shapes, dtypes, offsets) and one 64 KiB sample from each of 16
+    evenly spread places: tells checkpoints and fine-tunes apart without reading gigabytes. Files
+    that differ only between the samples would be taken for equal, so this is for memory that
+    dies with the process. WHOLE: every byte, for tiers that outlive it.
     """
+
+    SAMPLED = "sampled"
+    WHOLE = "whole"
+
+
+def weights_manifest(folder: Path | None, coverage: Coverage) -> list[tuple[str, int, str]]:
+    """(file name, bytes, digest) of each safetensors file."""
     if folder is None or not folder.is_dir():
         return []
-    manifest = []
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-            file.seek(0)
-            digest.update(file.read(8 + header))
-            for part in range(16):
-                file.seek(part * max(0, size - _SAMPLE) // 15)
-                digest.update(file.read(_SAMPLE))
-        manifest.append((path.name, size, digest.hexdigest()))
-    return manifest
+    digest = _whole_digest if coverage is Coverage.WHOLE else _sampled_digest
+    return [
+        (path.name, path.stat().st_size, digest(path))
+        for path in sorted(folder.glob("*.safetensors"))
+    ]
+
+
+def _sampled_digest(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        digest.update(file.read(8 + header))
+        for part in range(16):
+            file.seek(part * max(0, size - _SAMPLE) // 15)
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def _whole_digest(path: Path) -> str:
+    """Not cryptographic: weights are told apart, not defended against a forger."""
+    digest = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(_READ))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
 
 
 def make_namespace(
     *,
     folder: Path | None,
+    coverage: Coverage = Coverage.SAMPLED,
     model_config: dict[str, Any],
     dtype: str,
     block_size: int,
@@ -51,7 +78,7 @@ def make_namespace(
     """Hash of weights, configuration, precision and layout. `instance` separates models that have
     no files (random weights)."""
     parts = {
-        "weights": weights_manifest(folder),
+        "weights": weights_manifest(folder, coverage),
         "config": model_config,
         "dtype": dtype,
         "block_size": block_size,

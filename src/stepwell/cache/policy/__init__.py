@@ -14,6 +14,7 @@ from typing import Protocol
 
 from stepwell.base.hierarchy import TierName
 from stepwell.cache.chunks import ChunkTable
+from stepwell.cache.forecast import Forecast
 
 
 class Policy(Protocol):
@@ -21,8 +22,8 @@ class Policy(Protocol):
 
     name: str
 
-    def admit(self, row: int, now: float) -> bool:
-        """Whether a row that the tier does not hold is worth storing when room must be made."""
+    def admit(self, row: int, victim: int, now: float) -> bool:
+        """Whether a row that the tier does not hold deserves the victim's place."""
         ...
 
     def insert(self, row: int, now: float) -> None:
@@ -30,7 +31,11 @@ class Policy(Protocol):
         ...
 
     def touch(self, row: int, now: float) -> None:
-        """A request used the row."""
+        """A request begins that uses the row."""
+        ...
+
+    def freshen(self, row: int, now: float) -> None:
+        """That request has ended; the row's label (column `bucket`) may be another."""
         ...
 
     def remove(self, row: int, now: float) -> None:
@@ -60,6 +65,7 @@ class PolicyContext:
     tier: TierName
     capacity: int
     chunk_seconds: Callable[[int], float]
+    forecast: Forecast
 
 
 PolicyFactory = Callable[[PolicyContext], Policy]

@@ -16,7 +16,7 @@ class Lru:
     def __init__(self, context: PolicyContext) -> None:
         self._lists = RowLists()
 
-    def admit(self, row: int, now: float) -> bool:
+    def admit(self, row: int, victim: int, now: float) -> bool:
         """Everything is admitted."""
         return True
 
@@ -28,6 +28,10 @@ class Lru:
         """The row is the youngest again."""
         self._lists.remove(0, row)
         self._lists.push_back(0, row)
+
+    def freshen(self, row: int, now: float) -> None:
+        """The row is the youngest again."""
+        self.touch(row, now)
 
     def remove(self, row: int, now: float) -> None:
         """Forget the row."""

@@ -6,5 +6,12 @@ from collections.abc import Mapping
 
 from stepwell.cache.policy import PolicyFactory
 from stepwell.cache.policy.lru import Lru
+from stepwell.cache.policy.s3fifo import S3Fifo
+from stepwell.cache.policy.value import ValueDensity
 
-POLICIES: Mapping[str, PolicyFactory] = {"lru": Lru}
+POLICIES: Mapping[str, PolicyFactory] = {
+    "value": ValueDensity,
+    "lru": Lru,
+    "s3fifo": S3Fifo,
+}
+"""The first is the default."""

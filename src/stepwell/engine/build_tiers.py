@@ -1,0 +1,211 @@
+"""From the settings of [tiers] to open tiers, a brain that knows their speeds, and a mover."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stepwell.base.config import CacheConfig, TiersConfig
+from stepwell.base.decisions import Decision
+from stepwell.base.errors import ConfigError
+from stepwell.base.hierarchy import TierName
+from stepwell.base.units import format_bytes, parse_bytes
+from stepwell.cache.hierarchy import Hierarchy
+from stepwell.cache.manager import CacheManager
+from stepwell.cache.policy.registry import POLICIES
+from stepwell.cache.settings import TierSpec
+from stepwell.codec import LAYOUT_BYTES, RawCodec
+from stepwell.engine.tiers import Tiers
+from stepwell.model.identity import LAYOUT_VERSION
+from stepwell.model.pool import KVPool
+from stepwell.tier.contract import Buffer, Tier
+from stepwell.tier.disk import DiskOptions, DiskTier
+from stepwell.tier.host import HostTier
+from stepwell.tier.mover import Mover
+
+Progress = Callable[[str], None]
+_LEAST_CHUNK = 128 << 10  # bytes: below, a transfer is mostly its fixed costs
+_MOST_CHUNK_BLOCKS = 16
+_PROBE_CHUNKS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTiers:
+    """What `open_tiers` built. `stores` are to be closed after the mover."""
+
+    tiers: Tiers
+    stores: dict[TierName, Tier]
+    decisions: tuple[Decision, ...]
+
+    def close(self, timeout: float) -> None:
+        """Carry out what is under way, then close. A tier whose thread hangs is left open."""
+        hung = self.tiers.mover.close(timeout)
+        for name, store in self.stores.items():
+            if name not in hung:
+                store.close()
+
+
+def any_tier(config: TiersConfig) -> bool:
+    """Whether any lower tier is asked for."""
+    return bool(_host_bytes(config) or config.disk or config.remote)
+
+
+def outlives_process(config: TiersConfig) -> bool:
+    """Whether some tier may hold chunks of earlier processes or of others."""
+    return bool(config.disk or config.remote)
+
+
+def open_tiers(
+    config: TiersConfig,
+    cache_config: CacheConfig,
+    pool: KVPool,
+    cache: CacheManager,
+    *,
+    say: Progress,
+) -> OpenTiers:
+    """Open what [tiers] names, adopt what it holds, and measure it. Raises ConfigError,
+    TierError, OSError."""
+    if pool.storage.device.type != "cpu":
+        raise ConfigError(
+            "lower tiers need model.device = cpu at present.",
+            hint="Leave [tiers] empty, or serve on the CPU.",
+        )
+    if not cache_config.prefix_caching:
+        raise ConfigError("lower tiers need cache.prefix_caching.", param="cache.prefix_caching")
+    blocks, sized = _chunk_blocks(config, pool)
+    chunk_bytes = blocks * pool.block_bytes
+    stores, specs, decisions = _open_stores(config, say)
+    hierarchy = Hierarchy(
+        specs,
+        chunk_tokens=blocks * pool.block_size,
+        chunk_bytes=chunk_bytes,
+        policy=POLICIES[config.policy],
+    )
+    decisions = [sized, *decisions]
+    for spec in specs:
+        if spec.persistent and not spec.shared:
+            entries = ((c.key, c.size, c.meta) for c in stores[spec.name].scan())
+            count = hierarchy.adopt(spec.name, entries, time.monotonic())
+            why = "chunks found from earlier processes"
+            decisions.append(Decision(f"tiers.{spec.name.name.lower()}.adopted", count, why))
+    for name, store in stores.items():
+        say(f"measuring the {name.name.lower()} tier")
+        decisions.append(_probe(hierarchy, name, store, chunk_bytes))
+    tiers = _assemble(hierarchy, stores, pool, cache, chunk_blocks=blocks)
+    return OpenTiers(tiers=tiers, stores=stores, decisions=tuple(decisions))
+
+
+def _assemble(
+    hierarchy: Hierarchy,
+    stores: dict[TierName, Tier],
+    pool: KVPool,
+    cache: CacheManager,
+    *,
+    chunk_blocks: int,
+) -> Tiers:
+    mover = Mover(stores, codec=RawCodec(), layout=layout_hash(pool), on_ready=lambda: tiers.ring())
+    tiers = Tiers(
+        hierarchy, mover, cache, block_bytes=_block_bytes(pool), chunk_blocks=chunk_blocks
+    )
+    return tiers
+
+
+def layout_hash(pool: KVPool) -> bytes:
+    """Equal exactly where the bytes of a chunk mean the same K and V."""
+    shapes = [(tuple(p.key.shape[1:]), tuple(p.value.shape[1:])) for p in pool.layers.values()]
+    text = repr((LAYOUT_VERSION, str(pool.storage.dtype), pool.block_size, shapes))
+    return hashlib.sha256(text.encode()).digest()[:LAYOUT_BYTES]
+
+
+def _block_bytes(pool: KVPool) -> Callable[[Sequence[int]], list[Buffer]]:
+    """Views of the pool's own memory: a block is contiguous over all layers."""
+    rows = pool.storage.view(torch.uint8).numpy()
+    return lambda blocks: [memoryview(rows[block]) for block in blocks]
+
+
+def _chunk_blocks(config: TiersConfig, pool: KVPool) -> tuple[int, Decision]:
+    name = "tiers.chunk_blocks"
+    if config.chunk_blocks:
+        return config.chunk_blocks, Decision(name, config.chunk_blocks, name)
+    blocks = 1
+    while blocks * pool.block_bytes < _LEAST_CHUNK and blocks < _MOST_CHUNK_BLOCKS:
+        blocks *= 2
+    size = format_bytes(blocks * pool.block_bytes)
+    tokens = blocks * pool.block_size
+    return blocks, Decision(name, blocks, f"auto: {tokens} tokens, {size} a chunk")
+
+
+def _host_bytes(config: TiersConfig) -> int:
+    return parse_bytes(config.host) if config.host else 0
+
+
+def _open_stores(
+    config: TiersConfig, say: Progress
+) -> tuple[dict[TierName, Tier], list[TierSpec], list[Decision]]:
+    stores: dict[TierName, Tier] = {}
+    specs: list[TierSpec] = []
+    decisions: list[Decision] = []
+    host = _host_bytes(config)
+    if host:
+        say("allocating the host tier")
+        stores[TierName.HOST] = HostTier(capacity=host)
+        specs.append(TierSpec(name=TierName.HOST, capacity_bytes=host))
+        decisions.append(Decision("tiers.host", format_bytes(host), "tiers.host"))
+    if config.disk:
+        say("opening the disk tier")
+        options = DiskOptions(
+            capacity=parse_bytes(config.disk_capacity),
+            free_floor=parse_bytes(config.disk_free_floor),
+        )
+        disk = DiskTier(Path(config.disk).expanduser(), options=options)
+        stores[TierName.DISK] = disk
+        specs.append(TierSpec(name=TierName.DISK, capacity_bytes=options.usable, persistent=True))
+        why = f"{config.disk}: {disk.recovery}"
+        decisions.append(Decision("tiers.disk", config.disk_capacity, why))
+    if config.remote:
+        stores[TierName.REMOTE] = _open_remote(config)
+        specs.append(TierSpec(name=TierName.REMOTE, capacity_bytes=0, shared=True, persistent=True))
+        decisions.append(Decision("tiers.remote", "connected", "tiers.remote"))
+    return stores, specs, decisions
+
+
+def _open_remote(config: TiersConfig) -> Tier:
+    from stepwell.tier.remote import RemoteOptions, RemoteTier
+
+    return RemoteTier(
+        RemoteOptions(
+            url=config.remote,
+            ttl_seconds=config.remote_ttl,
+            password=os.environ.get("STEPWELL_REMOTE_PASSWORD"),
+        )
+    )
+
+
+def _probe(hierarchy: Hierarchy, name: TierName, store: Tier, chunk_bytes: int) -> Decision:
+    """First values of the cost model: write some chunks, read them back one after the other."""
+    label = f"tiers.{name.name.lower()}.speed"
+    keys = [os.urandom(32) for _ in range(_PROBE_CHUNKS)]
+    data = memoryview(bytearray(os.urandom(4096) * (chunk_bytes // 4096 + 1)))[:chunk_bytes]
+    out = memoryview(bytearray(chunk_bytes))
+    try:
+        for key in keys:
+            store.write(key, [data])
+        total = 0.0
+        for key in keys:
+            start = time.perf_counter()
+            store.read(key, [out])
+            taken = time.perf_counter() - start
+            total += taken
+            hierarchy.transferred(name, size=chunk_bytes, seconds=taken, now=time.monotonic())
+        store.delete(keys)
+    except OSError as error:
+        return Decision(label, "unknown", f"the start-up probe failed: {error}")
+    speed = _PROBE_CHUNKS * chunk_bytes / total
+    because = f"{_PROBE_CHUNKS} chunks of {format_bytes(chunk_bytes)} read back at start"
+    return Decision(label, f"{format_bytes(int(speed))}/s", because)
