@@ -6,6 +6,7 @@ import hashlib
 import random
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 from stepwell.base.hierarchy import (
@@ -17,7 +18,7 @@ from stepwell.base.hierarchy import (
     TierName,
     TransferReport,
 )
-from stepwell.codec import RawCodec
+from stepwell.codec import CodecSpec, RawCodec
 from stepwell.tier.contract import Buffer, ReadOutcome, WriteOutcome
 from stepwell.tier.host import HostTier
 from stepwell.tier.mover import Mover
@@ -130,6 +131,26 @@ class Clock:
         return self.now
 
 
+class ZlibCodec:
+    """Not an identity, and it waits while its gate is shut."""
+
+    spec = CodecSpec(name="zlib", version=3, lossless=True)
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.decoding = threading.Event()
+
+    def encode(self, parts: Sequence[Buffer]) -> list[Buffer]:
+        return [memoryview(zlib.compress(part)) for part in parts]
+
+    def decode(self, parts: Sequence[Buffer], out: Sequence[Buffer]) -> None:
+        self.decoding.set()
+        assert self.open.wait(30)
+        for part, target in zip(parts, out, strict=True):
+            target[:] = zlib.decompress(part)
+
+
 class Gate:
     """A tier over the host arena (staged, since the mover does not know it) whose calls wait while
     it is shut. A read waits with its bytes already delivered, a write before it takes any."""
@@ -138,14 +159,15 @@ class Gate:
         self.inner = inner or host()
         self.open = threading.Event()
         self.open.set()
-        self.entered = threading.Semaphore(0)
         self.calls: list[tuple[str, bytes]] = []
         self.error: Exception | None = None
+        self.only: set[str] | None = None  # calls that the gate and the error are for; None: all
         self.left = 0
 
     def _pass(self, call: str, key: bytes) -> None:
         self.calls.append((call, key))
-        self.entered.release()
+        if self.only is not None and call not in self.only:
+            return
         if self.error is not None:
             raise self.error
         assert self.open.wait(30)

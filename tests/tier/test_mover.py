@@ -18,6 +18,7 @@ from tests.tier.movers import (
     SIZE,
     Clock,
     Gate,
+    ZlibCodec,
     blocks,
     content,
     host,
@@ -229,6 +230,27 @@ def test_a_deadline_wakes_a_sleeping_engine() -> None:
     moving.close(5)
 
 
+@pytest.mark.parametrize("tier", [HOST, DISK])
+def test_a_load_that_is_being_copied_keeps_its_blocks_until_it_reports(tier: TierName) -> None:
+    """Past its deadline and cancelled, but the thread is at the blocks: the report must wait."""
+    codec, clock = ZlibCodec(), Clock()
+    moving = mover(host=host(), disk=Gate(), codec=codec, clock=clock)
+    size = put(moving, "a", tier)
+    codec.open.clear()
+    memory, views = blocks()
+    moving.submit(load(1, "a", tier, deadline=clock.now + 1, size=size), views)
+    assert codec.decoding.wait(10)
+    clock.now += 2
+    assert moving.poll() == []
+    moving.cancel([1])
+    assert moving.poll() == []
+    codec.open.set()
+    done = report(moving)
+    assert done.failure is None and bytes(memory) == content("a")
+    assert not moving.wait(0.05)
+    moving.close(5)
+
+
 # -- order, cancelling, bounds --------------------------------------------------------------------
 
 
@@ -391,6 +413,39 @@ def test_an_eviction_before_a_store_of_the_same_key_does_not_undo_it() -> None:
         assert report(moving).failure is None
         assert moving.close(5) == frozenset() if number == 99 else True
     assert disk.inner.contains([key("a")])
+
+
+def test_a_store_waits_while_its_key_is_being_evicted() -> None:
+    disk = Gate()
+    moving = mover(disk=disk, lanes={DISK: LaneConfig(threads=2)})
+    put(moving, "a", DISK)
+    disk.only = {"delete"}
+    disk.open.clear()
+    moving.submit(EvictChunk(key=key("a"), tier=DISK))
+    until(lambda: ("delete", key("a")) in disk.calls)
+    moving.submit(store(1, "a", DISK), blocks(content("a"))[1])
+    assert not moving.wait(0.05)
+    disk.open.set()
+    assert report(moving).failure is None
+    assert disk.inner.contains([key("a")])
+    moving.close(5)
+
+
+def test_an_eviction_that_failed_is_made_up_for_unless_the_key_is_back() -> None:
+    disk = Gate()
+    moving = mover(disk=disk)
+    for number, name in enumerate("abc"):
+        put(moving, name, DISK, number=number)
+    disk.only, disk.error = {"delete"}, OSError("broken")
+    for name in "ab":
+        moving.submit(EvictChunk(key=key(name), tier=DISK))
+    until(lambda: any(call == "delete" for call, _ in disk.calls))
+    until(lambda: moving.usage().lanes[DISK].busy_threads == 0)
+    disk.error = None
+    put(moving, "a", DISK)
+    until(lambda: moving.usage().lanes[DISK].pending_evictions == 0)
+    moving.close(5)
+    assert {chunk.key for chunk in disk.inner.scan()} == {key("a"), key("c")}
 
 
 # -- sickness -------------------------------------------------------------------------------------

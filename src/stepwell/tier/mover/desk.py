@@ -8,6 +8,7 @@ through this. Methods with a leading underscore, and those that say so, want the
 from __future__ import annotations
 
 import heapq
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ from stepwell.tier.host import HostTier
 from stepwell.tier.mover.config import Access, LaneConfig
 from stepwell.tier.mover.job import Job, JobState, Outcome, report
 from stepwell.tier.mover.lane import Lane, Worker
+
+logger = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 1.0  # the watcher looks at least so often
 
@@ -69,7 +72,10 @@ class Desk:
             yield
             signal, self._signal = self._signal, False
         if signal and self._on_ready is not None:
-            self._on_ready()
+            try:
+                self._on_ready()
+            except Exception:  # it must not take a mover's thread with it
+                logger.exception("mover_callback_failed")
 
     # -- the threads' side -------------------------------------------------------------------
 
