@@ -13,16 +13,12 @@ from pathlib import Path
 import pytest
 
 from stepwell.tier.contract import ReadOutcome, Tier, WriteOutcome
+from stepwell.tier.disk import DiskOptions, DiskTier
 from stepwell.tier.faulty import FaultyTier
 from stepwell.tier.host import HostTier
 from stepwell.tier.null import NullTier
 from stepwell.tier.remote import RemoteConfig, RemoteTier
 from tests.redis_server import needs_server, redis_server
-
-try:
-    from stepwell.tier.disk import DiskOptions, DiskTier
-except ImportError:
-    DiskTier = None
 
 CAPACITY = 64 << 20
 SMALL = 8 << 20  # of the tiers that are filled up
@@ -72,9 +68,7 @@ Make = Callable[[int], Tier]
         "host",
         "faulty",
         pytest.param("remote", marks=needs_server),
-        pytest.param(
-            "disk", marks=pytest.mark.skipif(DiskTier is None, reason="no disk tier in this tree")
-        ),
+        "disk",
     ]
 )
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:

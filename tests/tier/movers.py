@@ -164,6 +164,11 @@ class Gate:
         self.only: set[str] | None = None  # calls that the gate and the error are for; None: all
         self.left = 0
 
+    def let_one_by(self) -> None:
+        """Who waits goes on; the next one waits."""
+        before, self.open = self.open, threading.Event()
+        before.set()
+
     def _pass(self, call: str, key: bytes) -> None:
         self.calls.append((call, key))
         if self.only is not None and call not in self.only:
@@ -195,3 +200,17 @@ class Gate:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
+
+
+class BatchGate(Gate):
+    """A gate whose tier takes several keys at once. `batches`: how many each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def read_batch(
+        self, keys: Sequence[bytes], outs: Sequence[Sequence[Buffer]]
+    ) -> list[ReadOutcome]:
+        self.batches.append(len(keys))
+        return [self.read(key, out) for key, out in zip(keys, outs, strict=True)]

@@ -3,19 +3,25 @@ that has been given back."""
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from stepwell.base.hierarchy import EvictChunk, Failure, LookupReport, TierHealth, TierName
 from stepwell.codec import RawCodec
 from stepwell.tier.breaker import BreakerConfig, BreakerState
+from stepwell.tier.disk import DiskOptions, DiskTier
 from stepwell.tier.mover import LaneConfig, Mover
+from stepwell.tier.remote import RemoteConfig, RemoteTier
+from tests.redis_server import needs_server, redis_server
 from tests.tier.movers import (
     BLOCKS,
     LAYOUT,
     SIZE,
+    BatchGate,
     Clock,
     Gate,
     ZlibCodec,
@@ -331,6 +337,15 @@ def test_stores_over_the_bound_are_refused_at_once_and_loads_are_not() -> None:
     moving.close(5)
 
 
+def test_order_ids_may_be_used_again_and_nothing_piles_up() -> None:
+    moving = mover(host=host())
+    for _ in range(2000):
+        moving.submit(load(1, "a"), blocks()[1])
+        assert report(moving).failure is Failure.MISSING
+    assert len(moving._desk._deadlines) < 1000
+    moving.close(5)
+
+
 def test_wrong_use_is_refused() -> None:
     moving = mover(host=host())
     with pytest.raises(ValueError, match="no lane for DISK"):
@@ -345,6 +360,70 @@ def test_wrong_use_is_refused() -> None:
     moving.close(5)
     with pytest.raises(RuntimeError):
         moving.submit(lookup(1, ["a"], HOST))
+
+
+# -- batches --------------------------------------------------------------------------------------
+
+
+def test_loads_go_in_batches_where_the_tier_takes_them() -> None:
+    remote, clock = BatchGate(), Clock()
+    lane = LaneConfig(batch_bytes=4 * SIZE + 1)
+    moving = mover(remote=remote, clock=clock, lanes={REMOTE: lane})
+    for number in range(9):
+        put(moving, number, REMOTE, number=number)
+    remote.inner.damage(key(3), at=1000)
+    remote.inner.delete([key(5)])
+    remote.open.clear()
+    moving.submit(store(50, "first", REMOTE), blocks()[1])
+    until(lambda: ("write", key("first")) in remote.calls)
+    memories = {}
+    for number in range(9):
+        memories[number], views = blocks()
+        deadline = clock.now + (1 if number == 7 else 100)
+        moving.submit(load(100 + number, number, REMOTE, deadline=deadline), views)
+    moving.submit(lookup(200, [1], REMOTE, deadline=clock.now + 200), None)
+    remote.open.set()
+    ended = {e.order_id: e for e in reports(moving, 11)}
+
+    failures = {n: ended[100 + n].failure for n in range(9)}
+    assert failures == {n: None for n in range(9)} | {3: Failure.CORRUPT, 5: Failure.MISSING}
+    for number, memory in memories.items():
+        if failures[number] is None:
+            assert bytes(memory) == content(number)
+    assert ended[200].found == {key(1)}
+    assert remote.batches == [4, 4]  # the ninth goes alone
+    assert next(k for call, k in remote.calls if call == "read") == key(7)
+    moving.close(5)
+
+
+def test_in_a_late_batch_each_order_has_its_own_deadline() -> None:
+    remote, clock = BatchGate(), Clock()
+    moving = mover(remote=remote, clock=clock)
+    for name in "abc":
+        put(moving, name, REMOTE)
+    remote.open.clear()
+    moving.submit(store(50, "first", REMOTE), blocks()[1])
+    until(lambda: ("write", key("first")) in remote.calls)
+    memories = {}
+    for number, name in enumerate("abc"):
+        memories[name], views = blocks()
+        deadline = clock.now + 10 * (number + 1)
+        moving.submit(load(number, name, REMOTE, deadline=deadline), views)
+    remote.let_one_by()
+    until(lambda: remote.batches == [3])
+    assert report(moving).order_id == 50
+    clock.now += 15  # the first is too late while the batch is under way
+    (late,) = moving.poll()
+    moving.cancel([1])
+    (cancelled,) = moving.poll()
+    remote.open.set()
+    done = report(moving)
+
+    assert (late.order_id, late.failure) == (0, Failure.DEADLINE)
+    assert (cancelled.order_id, cancelled.failure) == (1, Failure.CANCELLED)
+    assert (done.order_id, done.failure) == (2, None)
+    assert [bytes(memories[n]) for n in "abc"] == [bytes(SIZE), bytes(SIZE), content("c")]
+    moving.close(5)
 
 
 # -- moves, lookups, evictions --------------------------------------------------------------------
@@ -371,6 +450,34 @@ def test_a_move_copies_the_value_and_its_meta(source: TierName, target: TierName
     assert kept.meta == b"m"
     assert moving.backlog(source) == moving.backlog(target) == 0
     moving.close(5)
+
+
+@needs_server
+def test_chunks_walk_through_the_real_tiers_and_back(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)):
+        tiers = {
+            HOST: host(),
+            DISK: DiskTier(tmp_path, options=DiskOptions(capacity=32 << 20, free_floor=0)),
+            REMOTE: RemoteTier(RemoteConfig(url=f"unix://{folder}/redis.sock")),
+        }
+        moving = Mover(tiers, codec=RawCodec(), layout=LAYOUT)
+        names = range(20)
+        sizes = {name: put(moving, name, HOST, number=name) for name in names}
+        for source, target in ((HOST, DISK), (DISK, REMOTE), (REMOTE, HOST)):
+            for name in names:
+                moving.submit(move(name, name, source, target, sizes[name]))
+            assert {e.failure for e in reports(moving, len(names))} == {None}
+            for name in names:
+                moving.submit(EvictChunk(key=key(name), tier=source))
+            until(lambda: moving.usage().lanes[source].pending_evictions == 0)  # noqa: B023
+            until(lambda: not tiers[source].contains([key(n) for n in names]))  # noqa: B023
+            for name in names:
+                memory, views = blocks()
+                moving.submit(load(name, name, target), views)
+                assert report(moving).failure is None and bytes(memory) == content(name)
+        assert moving.close(5) == frozenset()
+        for tier in tiers.values():
+            tier.close()
 
 
 def test_a_move_to_a_hung_tier_blocks_no_other() -> None:

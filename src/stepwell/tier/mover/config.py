@@ -31,7 +31,7 @@ class LaneConfig:
     threads: int = 1
     access: Access | None = None
     store_backlog: int = 256 << 20
-    batch_bytes: int = 4 << 20
+    batch_bytes: int = 1 << 20
     stall_seconds: float = 30.0
     breaker: BreakerConfig = field(default_factory=BreakerConfig)
 

@@ -32,6 +32,7 @@ from stepwell.tier.mover.lane import Lane, Worker
 
 logger = logging.getLogger(__name__)
 
+_SLACK = 256  # entries of reported orders that may wait for their deadlines
 _WATCH_SECONDS = 1.0  # the watcher looks at least so often
 
 
@@ -58,6 +59,7 @@ class Desk:
         self.lanes: dict[TierName, Lane] = {}
         self._on_ready = on_ready
         self._signal = False
+        self._accepted = 0
         self._deadlines: list[tuple[float, int, Job]] = []
         for name, tier in tiers.items():
             config = configs.get(name) or LaneConfig()
@@ -135,9 +137,7 @@ class Desk:
         else:
             self.lanes[job.lane].push(job)
             if job.deadline is not None:
-                heapq.heappush(self._deadlines, (job.deadline, job.order.order_id, job))
-                if job.deadline < self.watch_until:
-                    self.watch.notify()
+                self._expect(job, job.deadline)
 
     def drain(self) -> list[Event]:
         """All events so far. Wants the lock."""
@@ -218,6 +218,15 @@ class Desk:
         for lane in self.lanes.values():
             lane.wakeup.notify_all()
         self.watch.notify_all()
+
+    def _expect(self, job: Job, deadline: float) -> None:
+        if len(self._deadlines) > _SLACK + 2 * len(self.jobs):  # what is done need not expire
+            self._deadlines = [e for e in self._deadlines if e[2].state is not JobState.DONE]
+            heapq.heapify(self._deadlines)
+        self._accepted += 1
+        heapq.heappush(self._deadlines, (deadline, self._accepted, job))
+        if deadline < self.watch_until:
+            self.watch.notify()
 
     def _emit(self, event: Event) -> None:
         self._signal = self._signal or not self.events
