@@ -17,8 +17,9 @@ Order of writing (who relies on it: `recovery.py`):
    files
 3. only then the rows that point there are committed (WAL, synchronous=FULL), with the watermark of
    each segment: the offset before which every frame that counts has its row
-4. a segment is unlinked after the commit that took its last row away. Compaction copies what lives
-   elsewhere and does 2 and 3 first.
+4. a segment is unlinked after the commit that took its last row away (before it only where the
+   disk is so full that the commit fails: rows without a file are dropped at the next start).
+   Compaction copies what lives elsewhere and does 2 and 3 first.
 
 What is found again:
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from stepwell.tier.disk.books import Location
+from stepwell.tier.disk.index import DAMAGED_FILE
 from stepwell.tier.disk.store import DiskTier
 
 OnChunk = Callable[[int, int], None]
@@ -67,7 +68,7 @@ def verify(
     buffer = bytearray(max((at.size for _, at in found), default=0))
     for key, at in found:
         fault = tier.fetch(key, at, [memoryview(buffer)[: at.size]] if at.size else [])
-        if fault is not None and tier.located(key) == at:
+        if fault is not None and tier.books.find(key) == at:
             faults[fault.value] += 1
             repaired += repair and tier.quarantine(key, at, reason=fault.value)
         done += at.size
@@ -90,14 +91,13 @@ def gc(tier: DiskTier, *, target: int) -> Shrunk:
     """
     tier.commit()
     before, dropped = tier.usage().used, 0
-    live = tier.live_bytes()
     for row in list(tier.rows()):
         if tier.usage().used - tier.dead_bytes() <= target:
             break
         tier.delete([row.key])
         dropped += 1
     if tier.usage().used > target:
-        tier.compact(max(live, 1))
+        tier.compact(tier.usage().used)
     return Shrunk(dropped=dropped, before=before, after=tier.usage().used)
 
 
@@ -106,9 +106,8 @@ def clear(tier: DiskTier) -> Shrunk:
     before = tier.usage().used
     keys = [key for key, _ in _by_place(tier)]
     tier.delete(keys)
-    tier.commit()
+    tier.medium.unlink(tier.directory / DAMAGED_FILE)
     tier.compact(0)
-    tier.forget_damaged_index()
     return Shrunk(dropped=len(keys), before=before, after=tier.usage().used)
 
 

@@ -194,6 +194,7 @@ class Books:
         self.pending = Batch(
             rows=rows | newer.rows, gone=batch.gone | newer.gone, bad=batch.bad + newer.bad
         )
+        self.pending.removed = batch.removed - {segment.number for segment in batch.dead}
         self.segments |= {segment.number: segment for segment in batch.dead}
         self.pending_bytes += sum(row.location.footprint for row in rows.values())
         self.pending_index += sum(_ROW_BYTES + len(row.meta) for row in rows.values())

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from stepwell.tier.contract import (
 )
 from stepwell.tier.disk.books import Batch, Books, Location, Row, unpack_location
 from stepwell.tier.disk.compaction import compact_segments, make_room
-from stepwell.tier.disk.index import DAMAGED_FILE, index_bytes, is_full
+from stepwell.tier.disk.index import index_bytes, is_full
 from stepwell.tier.disk.lock import DirectoryLock, check_format, prepare_directory
 from stepwell.tier.disk.medium import Medium
 from stepwell.tier.disk.options import DiskOptions, aligned
@@ -112,6 +113,7 @@ class DiskTier:
         views = byte_views(out)
         while True:
             with self._lock:
+                self._check_open()
                 at = self.books.find(key)
                 self._reads += 1
             if at is None:
@@ -160,7 +162,8 @@ class DiskTier:
                     emptied = emptied or not self.books.segments[at.segment].live
             due = emptied or len(self.books.pending.gone) >= _COMMIT_ROWS
         if due:
-            self._commit()
+            with self._full_is_no_error():
+                self._commit()
 
     def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:
         """See `Tier`."""
@@ -254,30 +257,15 @@ class DiskTier:
             return header
         return check_body(header, key=key, meta=memoryview(head)[HEADER_BYTES:], parts=out)
 
-    def located(self, key: bytes) -> Location | None:
-        """Where the frame of a key is."""
-        with self._lock:
-            return self.books.find(key)
-
     def locations(self) -> list[tuple[bytes, Location]]:
         """Every key with its place, in no order."""
         with self._lock:
             return [(key, unpack_location(packed)) for key, packed in self.books.where.items()]
 
-    def live_bytes(self) -> int:
-        """Bytes of frames that can be found; the rest of the segments is dead."""
-        with self._lock:
-            return sum(segment.live for segment in self.books.segments.values())
-
     def dead_bytes(self) -> int:
         """Bytes that compaction would free."""
         with self._lock:
             return sum(segment.dead for segment in self.books.segments.values())
-
-    def forget_damaged_index(self) -> None:
-        """Remove what recovery set aside."""
-        self.medium.unlink(self.directory / DAMAGED_FILE)
-        self._index_bytes = index_bytes(self.directory)
 
     def quarantine(self, key: bytes, at: Location, *, reason: str) -> bool:
         """Forget a frame that is not what its row says. False if the key is elsewhere by now."""
@@ -333,8 +321,7 @@ class DiskTier:
             with self._written:
                 while key in self._writing:
                     self._written.wait()
-                if self._closed:
-                    raise OSError(errno.EBADF, "the disk tier is closed")
+                self._check_open()
                 if key in self.books.where:
                     return WriteOutcome.PRESENT
                 if self._fits(size):
@@ -350,9 +337,13 @@ class DiskTier:
                     self._headroom -= size
                     return _Slot(segment, offset, size, sequence)
             if not tried and self.options.usable > size:
-                with self._commit_lock:
+                with self._commit_lock, self._full_is_no_error():
                     make_room(self, size)
         return WriteOutcome.FULL
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "the disk tier is closed")
 
     def _fits(self, size: int) -> bool:
         if self.used() + size > self.options.usable:
@@ -388,13 +379,20 @@ class DiskTier:
         if not self._commit_lock.acquire(blocking=far):
             return
         try:
-            self._commit()
+            with self._full_is_no_error():
+                self._commit()
+        finally:
+            self._commit_lock.release()
+
+    @contextmanager
+    def _full_is_no_error(self) -> Iterator[None]:
+        """A commit that finds no room is done later; what it covers can be read all the same."""
+        try:
+            yield
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            log.warning("disk_commit_postponed: %s", error)  # found in this process all the same
-        finally:
-            self._commit_lock.release()
+            log.warning("disk_commit_postponed: %s", error)
 
     def _commit(self) -> None:
         """Data to the disk, then the rows that point to it, then dead segments off it."""
@@ -412,17 +410,29 @@ class DiskTier:
             except OSError:
                 self._distrust(batch)
                 raise
+            apply = partial(self._index_call, partial(self.index.apply, batch))
             try:
-                self._index_call(lambda: self.index.apply(batch))
+                try:
+                    apply()
+                except OSError as error:
+                    if error.errno not in _NO_ROOM or not batch.dead:
+                        raise
+                    # Even removing rows needs room. Their files may go first: at a start, rows
+                    # without a file are dropped.
+                    self._unlink(batch)
+                    apply()
             except OSError:
                 with self._lock:
                     self.books.restore(batch)
                 raise
-            for segment in batch.dead:
-                self.files.remove(segment.number)
-                with self._lock:
-                    self.books.unlinked(segment)
+            self._unlink(batch)
             self._index_bytes = index_bytes(self.directory)
+
+    def _unlink(self, batch: Batch) -> None:
+        while batch.dead:
+            self.files.remove(batch.dead[-1].number)
+            with self._lock:
+                self.books.unlinked(batch.dead.pop())
 
     def _sync(self, batch: Batch, *, new_files: bool) -> None:
         for number in sorted({row.location.segment for row in batch.rows.values()}):
