@@ -97,6 +97,7 @@ class Books:
         self.next_sequence = 1
         self.next_segment = 1
         self.segment_bytes = 0  # sum of the tails
+        self.new_files = False  # made since the last commit
         self.pending = Batch()
         self.pending_bytes = 0  # of frames not yet covered by a commit
         self.pending_index = 0  # of rows

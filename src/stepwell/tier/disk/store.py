@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from stepwell.tier.contract import (
     Buffer,
@@ -26,9 +24,9 @@ from stepwell.tier.contract import (
     TierUsage,
     WriteOutcome,
 )
-from stepwell.tier.disk.books import Batch, Books, Location, Row, unpack_location
+from stepwell.tier.disk.books import Books, Location, Row, unpack_location
+from stepwell.tier.disk.commit import NO_ROOM, Committer
 from stepwell.tier.disk.compaction import compact_segments, make_room
-from stepwell.tier.disk.index import index_bytes, is_full
 from stepwell.tier.disk.lock import DirectoryLock, check_format, prepare_directory
 from stepwell.tier.disk.medium import Medium
 from stepwell.tier.disk.options import DiskOptions, aligned
@@ -46,8 +44,6 @@ from stepwell.tier.frame import (
 
 log = logging.getLogger("stepwell.tier.disk")
 
-Answer = TypeVar("Answer")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMIT_ROWS = 1024
 _PENDING_COST = 3  # a row may be in the WAL, in the database and in a split page at once
 _SCAN_ROWS = 1024
@@ -88,9 +84,8 @@ class DiskTier:
         self._commit_lock = threading.RLock()
         self._writing: set[bytes] = set()
         self._reads = self._writes = self._corrupt = 0
-        self._new_files = self._closed = False
+        self._closed = False
         self._headroom = 0
-        self._last_commit = time.monotonic()
         prepare_directory(directory)
         self._guard = DirectoryLock(directory)
         try:
@@ -139,7 +134,7 @@ class DiskTier:
                 self.medium.write(fd, [header + meta, *views], slot.offset)
         except BaseException as error:
             self._abandon(key, slot)
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 return WriteOutcome.FULL
             raise
         size = payload_bytes(views)
@@ -219,8 +214,8 @@ class DiskTier:
             before = self.used()
             compact_segments(self, budget=budget_bytes)
             self._commit()
-            self._index_call(self.index.shrink)
-            self._index_bytes = index_bytes(self.directory)
+            self._committer.call(self.index.shrink)
+            self._committer.measure()
             return before - self.used()
 
     def rows(self) -> Iterator[Row]:
@@ -230,7 +225,7 @@ class DiskTier:
         while True:
             with self._commit_lock:
                 after = partial(self.index.rows_after, last, limit=_SCAN_ROWS)
-                rows = self._index_call(after)
+                rows = self._committer.call(after)
             if not rows:
                 return
             for row in rows:
@@ -280,7 +275,9 @@ class DiskTier:
     def used(self) -> int:
         """Bytes on the disk, with what pending rows will add."""
         return (
-            self.books.segment_bytes + self._index_bytes + _PENDING_COST * self.books.pending_index
+            self.books.segment_bytes
+            + self._committer.index_bytes
+            + _PENDING_COST * self.books.pending_index
         )
 
     def allocate(self, size: int) -> tuple[Segment, int]:
@@ -290,7 +287,7 @@ class DiskTier:
         if segment is None or (segment.tail and segment.tail + size > self.options.segment_limit):
             self.files.create(books.next_segment)
             segment = books.open_segment()
-            self._new_files = True
+            books.new_files = True
         return segment, books.allocate(segment, size)
 
     def release(self, segment: Segment, offset: int, size: int) -> None:
@@ -328,7 +325,7 @@ class DiskTier:
                     try:
                         segment, offset = self.allocate(size)
                     except OSError as error:
-                        if error.errno in _NO_ROOM:
+                        if error.errno in NO_ROOM:
                             return WriteOutcome.FULL
                         raise
                     sequence = self.books.next_sequence
@@ -373,7 +370,7 @@ class DiskTier:
         with self._lock:
             pending, rows = self.books.pending_bytes, len(self.books.pending.rows)
         far = pending >= 2 * self.options.commit_bytes
-        late = time.monotonic() - self._last_commit >= self.options.commit_seconds
+        late = time.monotonic() - self._committer.last >= self.options.commit_seconds
         if not (far or late or pending >= self.options.commit_bytes or rows >= _COMMIT_ROWS):
             return
         if not self._commit_lock.acquire(blocking=far):
@@ -390,81 +387,25 @@ class DiskTier:
         try:
             yield
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             log.warning("disk_commit_postponed: %s", error)
 
     def _commit(self) -> None:
-        """Data to the disk, then the rows that point to it, then dead segments off it."""
         with self._commit_lock:
-            if self._closed:
-                return
-            with self._lock:
-                batch = self.books.take_batch()
-                new_files, self._new_files = self._new_files, False
-            self._last_commit = time.monotonic()
-            if batch.empty:
-                return
-            try:
-                self._sync(batch, new_files=new_files)
-            except OSError:
-                self._distrust(batch)
-                raise
-            apply = partial(self._index_call, partial(self.index.apply, batch))
-            try:
-                try:
-                    apply()
-                except OSError as error:
-                    if error.errno not in _NO_ROOM or not batch.dead:
-                        raise
-                    # Even removing rows needs room. Their files may go first: at a start, rows
-                    # without a file are dropped.
-                    self._unlink(batch)
-                    apply()
-            except OSError:
-                with self._lock:
-                    self.books.restore(batch)
-                raise
-            self._unlink(batch)
-            self._index_bytes = index_bytes(self.directory)
-
-    def _unlink(self, batch: Batch) -> None:
-        while batch.dead:
-            self.files.remove(batch.dead[-1].number)
-            with self._lock:
-                self.books.unlinked(batch.dead.pop())
-
-    def _sync(self, batch: Batch, *, new_files: bool) -> None:
-        for number in sorted({row.location.segment for row in batch.rows.values()}):
-            try:
-                with self.files.using(number) as fd:
-                    self.medium.sync(fd)
-            except FileNotFoundError:
-                continue  # removed by hand: reads will say so
-        if new_files:
-            self.medium.sync_directory(self.directory)
-
-    def _distrust(self, batch: Batch) -> None:
-        """After a failed fdatasync the kernel may have dropped the pages: these chunks are gone."""
-        with self._lock:
-            self.books.restore(batch)
-            self.books.active = None
-            for row in batch.rows.values():
-                if self.books.find(row.key) == row.location:
-                    self.books.forget(row.key, reason="sync")
-        log.error("disk_sync_failed: %d chunks forgotten", len(batch.rows))
-
-    def _index_call(self, call: Callable[[], Answer]) -> Answer:
-        """Errors of SQLite as the medium's."""
-        try:
-            return call()
-        except sqlite3.Error as error:
-            code = errno.ENOSPC if is_full(error) else errno.EIO
-            raise OSError(code, f"index of the disk tier: {error}") from error
+            if not self._closed:
+                self._committer.commit()
 
     def _adopt(self) -> None:
         """Commit what recovery learned; go on writing where the last process stopped."""
-        self._index_bytes = index_bytes(self.directory)
+        self._committer = Committer(
+            self.directory,
+            books=self.books,
+            index=self.index,
+            files=self.files,
+            medium=self.medium,
+            lock=self._lock,
+        )
         last = max(self.books.segments.values(), key=lambda s: s.number, default=None)
         if last is not None and last.tail < self.options.segment_limit:
             self.books.active = last
