@@ -190,8 +190,6 @@ def test_a_full_tier_says_so_and_keeps_what_it_has(make: Make) -> None:
 
 def test_room_comes_back(make: Make) -> None:
     """Twenty times its capacity goes through a tier, in sizes that leave odd holes."""
-    if make.kind == "disk":  # type: ignore[attr-defined]
-        pytest.skip("space is taken back in the background: see tests/tier/test_disk.py")
     tier = make(SMALL)
     kept: dict[int, int] = {}
     sizes = random.Random(7)
@@ -208,7 +206,8 @@ def test_room_comes_back(make: Make) -> None:
             tier.delete([key(victim)])
     tier.delete([key(name) for name in kept])
     usage = tier.usage()
-    assert usage.chunks == 0 and usage.used == 0
+    index = 1 << 20 if make.kind == "disk" else 0  # type: ignore[attr-defined]
+    assert usage.chunks == 0 and usage.used <= index
 
 
 def test_threads_that_hammer_the_same_keys_never_read_wrong_bytes(make: Make) -> None:
@@ -258,8 +257,6 @@ def test_flush_and_counters(tier: Tier) -> None:
 
 def test_a_closed_tier_refuses(make: Make) -> None:
     """By raising or by an outcome, but it neither gives nor takes anything."""
-    if make.kind == "disk":  # type: ignore[attr-defined]
-        pytest.skip("the disk tier still reads after it was closed")
     tier = make(SMALL)
     write(tier, "a", 1000)
     tier.close()
