@@ -114,6 +114,14 @@ def report(moving: Mover) -> TransferReport:
     return event
 
 
+def put(moving: Mover, name: object, tier: TierName, *, number: int = 900) -> int:
+    """Store the content of `name` and return what the tier holds for it."""
+    moving.submit(store(number, name, tier), blocks(content(name))[1])
+    done = report(moving)
+    assert done.failure is None
+    return done.size
+
+
 def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
     end = time.monotonic() + timeout
     while not condition():
