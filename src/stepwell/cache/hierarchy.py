@@ -214,7 +214,13 @@ class Hierarchy:
         """The request no longer wants its loads (computed meanwhile, or aborted). Chunks stay
         pinned until their orders report; `close` is still to come."""
 
-    def close(self, request_id: str, keys: Sequence[bytes], device_chunks: int, now: float) -> None:
+    def close(
+        self,
+        request_id: str,
+        keys: Sequence[bytes],
+        device_chunks: int,
+        now: float,
+    ) -> None:
         """The reply is over, or the request was preempted. `keys`: chunk keys of prompt and
         output; the first `device_chunks` of them are on the device and can be stored until the
         body reuses their blocks. A request that never began is ignored."""
@@ -230,7 +236,7 @@ class Hierarchy:
         if session.pin:
             self.pin(keys[: len(rows)], now)
             session.pin = False
-        label_idle(self._store.table, self.forecast, rows, session, now)
+        label_idle(self._store.table, self.forecast, rows, session, now=now)
         for row in rows:
             self._store.table.touched[row] = now
         self._placement.place(rows, device_chunks, kind=session.kind, now=now)

@@ -176,7 +176,8 @@ class _Replay:
             self._body.accept(self._brain.take_orders(), now)
         else:
             end = now + self._ttft[-1] + request.output * self._machine.decode_seconds
-            self._body.finish_at(end, request_id, request.blocks + request.produced)
+            keys = request.blocks + request.produced
+            self._body.finish_at(end, request_id, keys)
 
     def _count(self, request: TraceRequest, plan: RestorePlan, arrived: int) -> None:
         held = max(plan.request.device_chunks, plan.available)
