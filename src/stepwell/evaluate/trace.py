@@ -7,18 +7,15 @@ not published, so each id stands for tokens drawn from that id: what was shared 
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from stepwell.base.errors import ConfigError
 from stepwell.evaluate.workload import Request, Workload, random_tokens
-
-BLOCK_TOKENS = 512
+from stepwell.simulate.trace import MOONCAKE_BLOCK, read_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,29 +35,19 @@ class TraceOptions:
 
 def read_trace(path: Path, options: TraceOptions) -> Workload:
     """The first `limit` requests (0: all). Raises ConfigError for a file that is no such trace."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = list(islice(_rows(file, path), options.limit or None))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}.", param="trace") from error
+    rows = [_checked(row, path) for row in read_rows(path, limit=options.limit)]
     if not rows:
         raise ConfigError(f"{path} has no requests.", param="trace")
     return Workload(path.stem, tuple(_requests(rows, options)))
 
 
-def _rows(file: Iterable[str], path: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            row["timestamp"], row["input_length"], row["output_length"], row["hash_ids"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path}, line {number}, is no request of a Mooncake trace.",
-                hint="Fields: timestamp, input_length, output_length, hash_ids.", param="trace",
-            ) from error  # fmt: skip
-        yield row
+def _checked(row: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    if {"timestamp", "input_length", "output_length", "hash_ids"} <= row.keys():
+        return row
+    raise ConfigError(
+        f"{path} is no Mooncake trace.",
+        hint="Fields: timestamp, input_length, output_length, hash_ids.", param="trace",
+    )  # fmt: skip
 
 
 def _requests(rows: list[Mapping[str, Any]], options: TraceOptions) -> Iterator[Request]:
@@ -84,6 +71,6 @@ def _requests(rows: list[Mapping[str, Any]], options: TraceOptions) -> Iterator[
 
 def _block_tokens(hash_id: int, options: TraceOptions) -> tuple[int, ...]:
     """The tokens that this id stands for, the same in every process."""
-    count = max(1, round(BLOCK_TOKENS * options.length_scale))
+    count = max(1, round(MOONCAKE_BLOCK * options.length_scale))
     source = random.Random(f"block/{hash_id}")
     return random_tokens(source, count, vocab_size=options.vocab_size)

@@ -71,9 +71,23 @@ class ReplayResult:
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`: without the decisions."""
-        row = {k: v for k, v in ((f, getattr(self, f)) for f in self.__slots__) if k != "stats"}
-        ledger = asdict(self.stats.ledger)
-        return {"block_hit_rate": round(self.block_hit_rate, 6), **row, "ledger": ledger}
+        ledger = {name: round(value, 4) for name, value in asdict(self.stats.ledger).items()}
+        return {
+            "policy": self.policy,
+            "block_hit_rate": round(self.block_hit_rate, 6),
+            "saved_prefill_tokens": self.saved_tokens,
+            "saved_prefill_seconds": self.saved_seconds,
+            "prefill_seconds": self.prefill_seconds,
+            "requests": self.requests,
+            "blocks": self.blocks,
+            "hit_blocks": self.hit_blocks,
+            "prompt_tokens": self.prompt_tokens,
+            "ttft_s": {"p50": self.ttft_p50, "p95": self.ttft_p95, "p99": self.ttft_p99},
+            "bytes": {t: {"loaded": b[0], "stored": b[1]} for t, b in self.bytes.items()},
+            "evictions": self.evictions,
+            "dollars_per_million_tokens": round(self.dollars_per_million, 6),
+            "ledger": ledger,
+        }
 
 
 class Future:
