@@ -98,4 +98,6 @@ def _keys(session: Session) -> tuple[tuple[int, int], ...]:
 def _bin(idle: float) -> int:
     if idle < _FIRST:
         return 0
+    if math.isinf(idle):
+        return _BINS - 1
     return min(_BINS - 1, int(math.log2(idle / _FIRST)))

@@ -90,6 +90,11 @@ class Body:
         self._brain.tick(now)
         self.accept(self._brain.take_orders(), now)
 
+    def drain(self) -> None:
+        """Let happen all that is still to come of the requests so far."""
+        while self._due:
+            self.run_until(self._due[0][0])
+
     def finish_at(self, time: float, request_id: str, keys: Sequence[bytes]) -> None:
         """The request's reply ends then."""
         self._push(time, _CLOSE, _Close(request_id, keys))

@@ -164,7 +164,7 @@ class _Replay:
             count += 1
             if not count % 500:
                 progress(count)
-        self._body.run_until(math.inf)
+        self._body.drain()
         return self._result(count)
 
     def _one(self, request_id: str, request: TraceRequest) -> None:
