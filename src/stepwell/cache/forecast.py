@@ -41,6 +41,8 @@ _LARGEST = 0.98
 _MAX_LABELS = 4096
 
 Features = tuple[int, ...]
+UNLABELLED = 0
+"""Label of what has not gone idle here yet: adopted, or found in a shared tier."""
 
 
 class _Counts:
@@ -103,6 +105,7 @@ class Forecast:
         self._entered = 0.0
         self._next_refresh = _FIRST_REFRESH
         self.refreshes = 0
+        assert self.label(()) == UNLABELLED
 
     def label(self, features: Features) -> int:
         """Number of a label; the last one stands for all beyond the bound."""

@@ -42,9 +42,13 @@ from stepwell.cache.policy import PolicyContext, PolicyFactory
 from stepwell.cache.policy.value import ValueDensity
 from stepwell.cache.sessions import Session, SessionTable
 from stepwell.cache.settings import KINDS, HierarchySettings, TierSpec
+from stepwell.cache.shadow import ShadowCaches
 from stepwell.cache.stats import HierarchyStats
 from stepwell.cache.store import ChunkStore
 from stepwell.cache.think import ThinkTimes
+
+_EAGER = 64
+"""Prefills between two looks at what a chunk costs, after the first ones."""
 
 
 @dataclass(slots=True)
@@ -99,6 +103,8 @@ class Hierarchy:
         self.settings = settings or HierarchySettings()
         self.chunk_tokens = chunk_tokens
         self.prefill = PrefillCost()
+        self._seconds: dict[int, float] = {}
+        self._observed = 0
         self.forecast = Forecast()
         self._tenants = _Tenants()
         self._books: dict[TierName, TierBooks] = {}
@@ -118,6 +124,8 @@ class Hierarchy:
             probability=self.settings.promote_probability,
         )  # fmt: skip
         self._ledger = Ledger(self._books)
+        room = sum(spec.capacity_bytes for spec in tiers) // chunk_bytes
+        self._shadows = ShadowCaches(room)
         self._requests: dict[str, _Open] = {}
         self._lookups: dict[int, _Lookup] = {}
         self._unknown_reports = 0
@@ -129,6 +137,9 @@ class Hierarchy:
         """A prefill of `tokens` tokens after `context` tokens took `seconds`. Start-up probes
         enter the same way."""
         self.prefill.observe(tokens=tokens, context=context, seconds=seconds)
+        self._observed += 1
+        if self._observed <= _EAGER or not self._observed % _EAGER:
+            self._seconds.clear()
 
     def transferred(self, tier: TierName, *, size: int, seconds: float, now: float) -> None:
         """A start-up probe: `size` bytes came from `tier` in `seconds`."""
@@ -173,6 +184,7 @@ class Hierarchy:
             self._probed(plan.spans[0].tier, now)
         if plan.mode is RestoreMode.SPLIT:
             orders.reverse()
+        self._shadows.use(request.keys)
         note_returns(table, self.forecast, rows, now)
         self._touch(rows, now)
         self._requests[request.request_id] = _Open(session)
@@ -320,6 +332,7 @@ class Hierarchy:
             promotions=self._lifetimes.promotions,
             expired=self._lifetimes.expired,
             unknown_reports=self._unknown_reports,
+            shadows=self._shadows.results(),
             decisions=tuple(self._ledger.decisions),
         )
 
@@ -348,10 +361,14 @@ class Hierarchy:
 
     def _chunk_seconds(self, position: int) -> float:
         """Seconds to recompute the chunk at a position; 1.0 while nothing was measured."""
-        size = self.chunk_tokens
-        if not self.prefill.known:
-            return 1.0
-        return self.prefill.marginal(tokens=size, context=position * size)
+        seconds = self._seconds.get(position)
+        if seconds is None:
+            size = self.chunk_tokens
+            seconds = 1.0
+            if self.prefill.known:
+                seconds = self.prefill.marginal(tokens=size, context=position * size)
+            self._seconds[position] = seconds
+        return seconds
 
     def _nearest(self) -> list[int]:
         """Nearest healthy tier by residency mask; 0 for none."""

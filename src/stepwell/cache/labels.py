@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepwell.cache.chunks import ChunkTable
-from stepwell.cache.forecast import Features, Forecast, band_of
+from stepwell.cache.forecast import UNLABELLED, Features, Forecast, band_of
 from stepwell.cache.sessions import Session
 
 _LENGTH = 5
@@ -25,14 +25,14 @@ def note_returns(table: ChunkTable, forecast: Forecast, rows: Sequence[int], now
     band = count = 0
     for row in rows:
         if bucket[row] != label or touched[row] != since:
-            if count:
+            if count and label != UNLABELLED:
                 forecast.returned(label, since, count * _weight(forecast, label), now)
             label, since, count = bucket[row], touched[row], 0
             band = band_of(now - since) + 1
         count += 1
         gap[row] = band
         table.count_return(row)
-    if count:
+    if count and label != UNLABELLED:
         forecast.returned(label, since, count * _weight(forecast, label), now)
 
 
