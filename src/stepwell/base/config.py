@@ -61,7 +61,7 @@ class TiersConfig:
     disk_free_floor: str = _setting("1GiB", "bytes that its filesystem keeps free")
     remote: str = _setting("", "Valkey or Redis shared by replicas, as redis://host:6379/0")
     remote_ttl: float = _setting(86400.0, "seconds after which the network tier forgets")
-    policy: Literal["value", "lru", "s3fifo"] = _setting("lru", "what stays when room is short")
+    policy: Literal["value", "lru", "s3fifo"] = _setting("value", "what stays when room is short")
     chunk_blocks: int = _setting(0, "blocks moved together; 0: from their size")
 
 

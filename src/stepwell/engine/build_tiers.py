@@ -176,12 +176,12 @@ def _open_stores(
 
 
 def _open_remote(config: TiersConfig) -> Tier:
-    from stepwell.tier.remote import RemoteOptions, RemoteTier
+    from stepwell.tier.remote import RemoteConfig, RemoteTier
 
     return RemoteTier(
-        RemoteOptions(
+        RemoteConfig(
             url=config.remote,
-            ttl_seconds=config.remote_ttl,
+            ttl_seconds=int(config.remote_ttl),
             password=os.environ.get("STEPWELL_REMOTE_PASSWORD"),
         )
     )
@@ -203,6 +203,9 @@ def _probe(hierarchy: Hierarchy, name: TierName, store: Tier, chunk_bytes: int) 
             taken = time.perf_counter() - start
             total += taken
             hierarchy.transferred(name, size=chunk_bytes, seconds=taken, now=time.monotonic())
+        # One after the other, as a restore does: tells bandwidth from the cost of each call.
+        whole = _PROBE_CHUNKS * chunk_bytes
+        hierarchy.transferred(name, size=whole, seconds=total, now=time.monotonic())
         store.delete(keys)
     except OSError as error:
         return Decision(label, "unknown", f"the start-up probe failed: {error}")
