@@ -16,6 +16,7 @@ from typing import Any
 from stepwell.base.errors import BodyTooLarge, InvalidParameter, RequestError, UnknownModel
 from stepwell.base.request import GenerationRequest
 from stepwell.base.sampling import SamplingParams
+from stepwell.server.context import CONTEXT_FIELDS, read_context
 from stepwell.server.fields import Fields, check_text
 from stepwell.server.messages import read_messages
 from stepwell.server.ports import ModelInfoLike, TokenizerLike
@@ -40,7 +41,8 @@ class Kind(enum.Enum):
     COMPLETION = "cmpl"
 
 
-_CHAT_FIELDS = COMMON_FIELDS | {
+_COMMON_FIELDS = COMMON_FIELDS | CONTEXT_FIELDS
+_CHAT_FIELDS = _COMMON_FIELDS | {
     "messages",
     "max_completion_tokens",
     "top_logprobs",
@@ -49,7 +51,7 @@ _CHAT_FIELDS = COMMON_FIELDS | {
     "continue_final_message",
 }
 # /v1/completions takes max_completion_tokens too: load clients send it to both.
-_COMPLETION_FIELDS = COMMON_FIELDS | {"prompt", "echo", "max_completion_tokens"}
+_COMPLETION_FIELDS = _COMMON_FIELDS | {"prompt", "echo", "max_completion_tokens"}
 _NO_TEMPLATE_VARIABLE = frozenset(
     {
         "chat_template",
@@ -142,6 +144,7 @@ def prepare(
     logprobs = _logprobs_wanted(fields, kind, echo=echo)
     sampling = read_sampling(fields, max_tokens=_max_tokens(fields, kind), logprobs=logprobs)
     options = _options(fields, kind, info, sampling, echo=echo)
+    context = read_context(fields)
     if kind is Kind.CHAT:
         prompts: list[tuple[int, ...]] = [_chat_prompt(fields, tokenizer)]
         texts = [""]
@@ -155,6 +158,11 @@ def prepare(
             arrival=time.monotonic() if now is None else now,
             priority=fields.integer("priority", 0) or 0,
             tenant=tenant,
+            session_id=context.session_id,
+            workload=context.workload,
+            ttl=context.ttl,
+            pin=context.pin,
+            store=context.store,
         )
         for number, prompt in enumerate(prompts)
     )
