@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from stepwell.base.errors import StepwellError
 from stepwell.base.hierarchy import WorkloadClass
 from stepwell.base.sampling import SamplingParams
+from stepwell.base.tier_stats import HierarchyStats
 
 
 class FinishReason(enum.Enum):
@@ -125,7 +126,8 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counters since the start, and gauges at this moment."""
+    """Counters since the start, and gauges at this moment. `tiers`: None without lower tiers;
+    `restored_tokens` came from them to the device instead of being computed."""
 
     running: int = 0
     waiting: int = 0
@@ -141,3 +143,5 @@ class EngineStats:
     blocks_cached: int = 0
     memory: MemoryUse = MemoryUse()
     waste_ratio_mean: float = 0.0
+    restored_tokens: int = 0
+    tiers: HierarchyStats | None = None

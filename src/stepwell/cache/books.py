@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from stepwell.base.hierarchy import TierName
+from stepwell.base.tier_stats import TierStats
 from stepwell.cache.cost import TransferCost
 from stepwell.cache.policy import Policy
 from stepwell.cache.settings import TierSpec
 
 _RATIO_WEIGHT = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierStats:
-    """Gauges and counters of one tier. Sizes in bytes, the rest in chunks. `used` includes what
-    is on its way there. `refused`: not stored, for want of room, worth or quota. `dropped`:
-    evicted while no other lower tier had it. `returned_evicted`: asked for again after that."""
-
-    capacity: int
-    used: int
-    chunks: int
-    healthy: bool
-    loads: int
-    stores: int
-    bytes_loaded: int
-    bytes_stored: int
-    evictions: int
-    dropped: int
-    failures: int
-    refused: int
-    expected_chunk_bytes: int
 
 
 class TierBooks:

@@ -28,6 +28,7 @@ from stepwell.base.hierarchy import (
     TransferReport,
     WorkloadClass,
 )
+from stepwell.base.tier_stats import HierarchyStats
 from stepwell.cache.books import TierBooks
 from stepwell.cache.chunks import NO_ROW
 from stepwell.cache.cost import PrefillCost
@@ -43,7 +44,6 @@ from stepwell.cache.policy.value import ValueDensity
 from stepwell.cache.sessions import Session, SessionTable
 from stepwell.cache.settings import KINDS, HierarchySettings, TierSpec
 from stepwell.cache.shadow import ShadowCaches
-from stepwell.cache.stats import HierarchyStats
 from stepwell.cache.store import ChunkStore
 from stepwell.cache.think import ThinkTimes
 

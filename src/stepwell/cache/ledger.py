@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from stepwell.base.decisions import Decision
 from stepwell.base.hierarchy import Failure, LoadChunk, TierName, TransferReport
+from stepwell.base.tier_stats import LedgerStats
 from stepwell.cache.books import TierBooks
 from stepwell.cache.plan import RestoreMode, RestorePlan
-from stepwell.cache.stats import LedgerStats
 
 _KEPT = 256
 

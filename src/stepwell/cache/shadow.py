@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from stepwell.cache.stats import ShadowResult
+from stepwell.base.tier_stats import ShadowResult
 
 _ONE_IN = 64
 SCALES = (0.5, 1.0, 2.0)

@@ -1,4 +1,4 @@
-"""`stepwell cache`: look into a disk tier and look after it, while no server has it open."""
+"""`stepwell cache`: lower tiers of a running server, or a disk tier that no server has open."""
 
 from __future__ import annotations
 
@@ -34,10 +34,40 @@ class TierDamaged(StepwellError):
 
 @app.callback()
 def cache() -> None:
-    """Look into a disk tier: list, verify, shrink or empty it. No server may have it open.
+    """Lower tiers: `stats` of a running server; list, verify, shrink or empty a disk tier that no
+    server has open.
 
-    Example: [bold]stepwell cache ls ~/.cache/stepwell/disk[/bold]
+    Example: [bold]stepwell cache stats[/bold]
     """
+
+
+@app.command()
+def stats(
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="STEPWELL_API_KEY", help="Key, where it needs one.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """What the lower tiers of a running server hold, what they moved, and what that was worth.
+
+    Example: [bold]stepwell cache stats --url http://127.0.0.1:8000[/bold]
+    """
+    from stepwell.cli.remote import RemoteChat
+    from stepwell.cli.tier_report import TIER_COLUMNS, read_report
+
+    server = RemoteChat(url, api_key=api_key)
+    try:
+        report = read_report(server.metrics_page())
+    finally:
+        server.close()
+    if as_json:
+        print_json(report.as_dict())
+    elif not report.tiers:
+        print("This server has no lower tiers; see `stepwell serve --help`: --host-tier.")
+    else:
+        print_table(url, TIER_COLUMNS, report.tier_rows())
+        print_table("restores since the start", ("what", ""), report.total_rows())
 
 
 @app.command()

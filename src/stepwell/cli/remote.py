@@ -66,10 +66,14 @@ class RemoteChat:
         reply = self._get("/v1/models")
         return str(reply.json()["data"][0]["id"])
 
+    def metrics_page(self) -> str:
+        """Text of /metrics. Raises RemoteError."""
+        return str(self._get("/metrics").text)
+
     def metrics(self) -> dict[str, float]:
         """Samples of /metrics by name, those with several labels summed."""
         found: dict[str, float] = {}
-        for line in self._get("/metrics").text.splitlines():
+        for line in self.metrics_page().splitlines():
             match = _SAMPLE.match(line)
             if match is not None:
                 found[match[1]] = found.get(match[1], 0.0) + float(match[2])

@@ -200,6 +200,7 @@ class Engine:
         """Counters and gauges of this moment."""
         pool, scheduler, counters = self._cache.pool, self._scheduler, self._counters
         block = self._pool.block_bytes
+        tiers = self.tiers
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
@@ -222,6 +223,8 @@ class Engine:
                 workspace=self._runner.nbytes,
             ),
             waste_ratio_mean=counters.waste_sum / max(1, counters.waste_samples),
+            restored_tokens=0 if tiers is None else tiers.restored_tokens,
+            tiers=None if tiers is None else tiers.hierarchy.stats(),
         )
 
     def clear_cache(self) -> int:

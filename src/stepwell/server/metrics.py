@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from stepwell.base.request import Delta, EngineStats, GenerationRequest, Timings
+from stepwell.server.tier_metrics import TierPage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -185,6 +186,7 @@ class _Page(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield from self._bytes()
+        yield from TierPage(self._stats, self._labels).collect()
         yield from self._http()
 
     def _gauges(self) -> Iterable[Metric]:

@@ -11,13 +11,13 @@ from typing import Any
 
 from stepwell.base.errors import ConfigError, unknown_name
 from stepwell.base.hierarchy import TierName
+from stepwell.base.tier_stats import HierarchyStats
 from stepwell.cache.hierarchy import Hierarchy
 from stepwell.cache.plan import ChainRequest, RestoreMode, RestorePlan
 from stepwell.cache.policy import PolicyFactory
 from stepwell.cache.policy.belady import Belady
 from stepwell.cache.policy.registry import POLICIES
 from stepwell.cache.settings import HierarchySettings, TierSpec
-from stepwell.cache.stats import HierarchyStats
 from stepwell.simulate.body import Body, DevicePool
 from stepwell.simulate.machine import Machine
 from stepwell.simulate.trace import TraceRequest

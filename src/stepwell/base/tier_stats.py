@@ -7,7 +7,27 @@ from dataclasses import dataclass, field
 
 from stepwell.base.decisions import Decision
 from stepwell.base.hierarchy import TierName
-from stepwell.cache.books import TierStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierStats:
+    """Gauges and counters of one tier. Sizes in bytes, the rest in chunks. `used` includes what
+    is on its way there. `refused`: not stored, for want of room, worth or quota. `dropped`:
+    evicted while no other lower tier had it. `returned_evicted`: asked for again after that."""
+
+    capacity: int
+    used: int
+    chunks: int
+    healthy: bool
+    loads: int
+    stores: int
+    bytes_loaded: int
+    bytes_stored: int
+    evictions: int
+    dropped: int
+    failures: int
+    refused: int
+    expected_chunk_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
