@@ -60,7 +60,7 @@ class Running:
         assert not self.thread.is_alive()
 
 
-def start_server(engine: Any, **settings: Any) -> Running:
+def start_server(engine: Any, *, recorder: Any = None, **settings: Any) -> Running:
     """Serve `engine`; settings are those of [server], plus max_waiting of [scheduler]."""
     overrides: dict[str, Any] = {"server.port": 0, "server.shutdown_grace": 5.0}
     for name, value in settings.items():
@@ -68,7 +68,7 @@ def start_server(engine: Any, **settings: Any) -> Running:
         overrides[f"{section}.{name}"] = value
     config = load_config(None, overrides)
     listener = Listener(config.server.host, config.server.port)
-    app = App(engine, config=config, keys=check_settings(config))
+    app = App(engine, config=config, keys=check_settings(config), recorder=recorder)
     server = Server(app, grace=config.server.shutdown_grace)
     ready = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,31 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 SAGEMAKER = {"server.host": "0.0.0.0", "server.port": 8080}
 SAGEMAKER_MODEL = "/opt/ml/model"
 """What the SageMaker container contract fixes: address, port, and where the model is mounted."""
+
+HostTier = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Host memory for idle context, such as 4GiB.")
+]
+DiskTier = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="Folder for context that survives restarts.")
+]
+RemoteTier = Annotated[
+    str | None, typer.Option(metavar="URL", help="Valkey or Redis, as redis://host:6379/0.")
+]
+Record = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a trace for `stepwell simulate`; it holds no text."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check settings, print the choices, do not serve.")
+]
+Sagemaker = Annotated[
+    bool,
+    typer.Option(
+        "--sagemaker",
+        envvar="STEPWELL_SAGEMAKER",
+        help="SageMaker container contract: 0.0.0.0:8080 WITHOUT keys, /opt/ml/model.",
+    ),
+]
 
 
 @app.command()
@@ -32,21 +58,16 @@ def serve(
     max_model_len: options.MaxModelLen = None,
     pool: options.Pool = None,
     max_sequences: Annotated[int | None, typer.Option(help="Sequences per step.")] = None,
+    host_tier: HostTier = None,
+    disk_tier: DiskTier = None,
+    remote_tier: RemoteTier = None,
+    record: Record = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
     explain: options.Explain = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check settings, print the choices, do not serve.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: options.Json = False,
-    sagemaker: Annotated[
-        bool,
-        typer.Option(
-            "--sagemaker",
-            envvar="STEPWELL_SAGEMAKER",
-            help="SageMaker container contract: 0.0.0.0:8080 WITHOUT keys, /opt/ml/model.",
-        ),
-    ] = False,
+    sagemaker: Sagemaker = False,
 ) -> None:
     """Serve a model over the OpenAI API until Ctrl-C or SIGTERM.
 
@@ -63,6 +84,9 @@ def serve(
         "cache.pool": pool,
         "model.max_model_len": max_model_len,
         "scheduler.max_sequences": max_sequences,
+        "tiers.host": host_tier,
+        "tiers.disk": disk_tier,
+        "tiers.remote": remote_tier,
     }
     if sagemaker:
         flags |= SAGEMAKER
@@ -72,7 +96,7 @@ def serve(
     if dry_run:
         _dry_run(chosen, sagemaker=sagemaker, as_json=as_json)
     else:
-        _serve(chosen, sagemaker=sagemaker, explain=explain, as_json=as_json)
+        _serve(chosen, sagemaker=sagemaker, explain=explain, as_json=as_json, record=record)
 
 
 def _dry_run(config: Config, *, sagemaker: bool, as_json: bool) -> None:
@@ -83,14 +107,21 @@ def _dry_run(config: Config, *, sagemaker: bool, as_json: bool) -> None:
     print_decisions(resolve_only(config), as_json=as_json)
 
 
-def _serve(config: Config, *, sagemaker: bool, explain: bool, as_json: bool) -> None:
-    """Refuse early what needs no model: keys, exposure, port. Then load and serve."""
+def _serve(
+    config: Config, *, sagemaker: bool, explain: bool, as_json: bool, record: Path | None
+) -> None:
+    """Refuse early what needs no model: keys, exposure, port, trace file. Then load and serve."""
     from stepwell.cli.logs import set_up_logging
     from stepwell.server.lifecycle import Listener, check_settings, run_server
 
     set_up_logging()
     keys = check_settings(config, sagemaker=sagemaker)
     listener = Listener(config.server.host, config.server.port)
+    recorder = None
+    if record is not None:
+        from stepwell.server.recorder import Recorder
+
+        recorder = Recorder(record, block_tokens=config.cache.block_size)
     from stepwell.engine.loop import build_engine_loop
 
     engine = build_engine_loop(config, progress=note)
@@ -101,5 +132,6 @@ def _serve(config: Config, *, sagemaker: bool, explain: bool, as_json: bool) -> 
         config=config,
         keys=keys,
         listener=listener,
+        recorder=recorder,
         on_ready=lambda url: print(f"Stepwell is ready: {url}", flush=True),
     )

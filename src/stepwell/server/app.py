@@ -41,6 +41,7 @@ from stepwell.server.limits import RateLimitedFor, RateLimiter, Resource
 from stepwell.server.metrics import CONTENT_TYPE, Metrics
 from stepwell.server.ports import EngineLike
 from stepwell.server.protocol import Job, Kind, kind_of, parse_json, prepare
+from stepwell.server.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,14 @@ class App:
     Raises ConfigError for an engine without a tokenizer.
     """
 
-    def __init__(self, engine: EngineLike, *, config: Config, keys: KeyRing) -> None:
+    def __init__(
+        self,
+        engine: EngineLike,
+        *,
+        config: Config,
+        keys: KeyRing,
+        recorder: Recorder | None = None,
+    ) -> None:
         settings = config.server
         self.metrics = Metrics(
             model_name=engine.info.name,
@@ -68,7 +76,7 @@ class App:
                 "enable_prefix_caching": str(config.cache.prefix_caching),
             },
         )
-        self.engine = AsyncEngine(engine, metrics=self.metrics)
+        self.engine = AsyncEngine(engine, metrics=self.metrics, recorder=recorder)
         self._settings: ServerConfig = settings
         self._keys = keys
         self._only_local = not len(keys) and is_loopback(settings.host)

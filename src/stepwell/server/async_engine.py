@@ -24,6 +24,7 @@ from stepwell.base.errors import ConfigError, EngineError, EngineStopped
 from stepwell.base.request import Delta, EngineStats, FinishReason, GenerationRequest
 from stepwell.server.metrics import Metrics
 from stepwell.server.ports import EngineLike, ModelInfoLike, TokenizerLike
+from stepwell.server.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class Mailbox:
     """Deltas of one job on their way to its one consumer. Belongs to the event loop."""
 
     def __init__(self, requests: Sequence[GenerationRequest], *, streams: bool) -> None:
-        self.request_ids = [request.request_id for request in requests]
+        self.requests = {request.request_id: request for request in requests}
+        self.request_ids = list(self.requests)
         self.open_choices = sum(request.sampling.n for request in requests)
         self.abandoned = False
         self._streams = streams
@@ -91,7 +93,9 @@ class Mailbox:
 class AsyncEngine:
     """Owns the routing of deltas. Built anywhere, started on the event loop that it serves."""
 
-    def __init__(self, engine: EngineLike, *, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: EngineLike, *, metrics: Metrics, recorder: Recorder | None = None
+    ) -> None:
         if engine.tokenizer is None:
             raise ConfigError(
                 f"the model {engine.info.name!r} has no tokenizer, which a server needs.",
@@ -104,6 +108,7 @@ class AsyncEngine:
         self.draining = False
         self.failed = False
         self._metrics = metrics
+        self._recorder = recorder
         self._boxes: dict[str, Mailbox] = {}
         self._submitters = ThreadPoolExecutor(_SUBMITTERS, thread_name_prefix="stepwell-submit")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -201,6 +206,8 @@ class AsyncEngine:
             box = self._boxes.get(delta.request_id)
             if box is None:
                 continue
+            if self._recorder is not None:
+                self._recorder.add(box.requests[delta.request_id], delta)
             wake = box.put(delta)
             if wake is Wake.NOW:
                 box.wake()

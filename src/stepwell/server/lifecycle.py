@@ -21,6 +21,7 @@ from stepwell.base.errors import ConfigError
 from stepwell.server.app import App
 from stepwell.server.auth import KeyRing, check_exposure, load_keys
 from stepwell.server.ports import EngineLike
+from stepwell.server.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +121,15 @@ def run_server(
     keys: KeyRing,
     listener: Listener,
     on_ready: Callable[[str], None],
+    recorder: Recorder | None = None,
 ) -> None:
     """Serve until a signal; returns after a graceful stop."""
-    app = App(engine, config=config, keys=keys)
+    app = App(engine, config=config, keys=keys, recorder=recorder)
     server = Server(app, grace=config.server.shutdown_grace)
     runner = asyncio.Runner(loop_factory=server.config.get_loop_factory())
-    with runner:
-        runner.run(server.run_until_told(listener, on_ready=on_ready))
+    try:
+        with runner:
+            runner.run(server.run_until_told(listener, on_ready=on_ready))
+    finally:
+        if recorder is not None:
+            recorder.close()

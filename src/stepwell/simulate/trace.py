@@ -8,8 +8,9 @@ Our own (`stepwell serve --record FILE`), version 1:
     {"v": 1, "t": 12.5, "session": "9f..", "tenant": "41..", "class": "chat",
      "prompt": 700, "output": 31, "block": 32, "blocks": ["a1b2..", ...]}
 
-`t` in seconds from the start; `session`, `tenant` and `blocks` are hashes under a random salt that
-is thrown away (null where there is none): no text and no names are recorded. `blocks` are the full
+One line for each choice that has ended, in that order; they are read in the order of arrival (`t`,
+in seconds from the start). `session`, `tenant` and `blocks` are hashes under a random salt that is
+thrown away (null where there is none): no text and no names are recorded. `blocks` are the full
 blocks of prompt *and* output, `block` tokens each; the prompt's come first.
 """
 
@@ -65,7 +66,8 @@ def read_requests(path: Path, *, limit: int = 0) -> Trace:
         if "hash_ids" in rows[0]:
             requests = [_mooncake(row) for row in rows]
             return Trace(path.stem, MOONCAKE_BLOCK, requests)
-        return Trace(path.stem, int(rows[0]["block"]), [_recorded(row) for row in rows])
+        requests = sorted((_recorded(row) for row in rows), key=lambda request: request.time)
+        return Trace(path.stem, int(rows[0]["block"]), requests)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{path} is neither a Mooncake trace nor one of `stepwell serve --record`.",
