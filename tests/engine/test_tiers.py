@@ -7,6 +7,7 @@ otherwise, so that loads happen.
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from stepwell.base.sampling import SamplingParams  # noqa: E402
 from stepwell.cache.cost import PrefillCost  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
 from stepwell.tier.faulty import Faults, FaultyTier  # noqa: E402
+from tests.redis_server import needs_server, redis_server  # noqa: E402
 
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 POOL = "1MiB"  # 128 blocks of the tiny model
@@ -297,3 +299,20 @@ def test_aborting_while_loading_frees_everything(make_tiered: MakeTiered) -> Non
         engine.check()
         forget_device(llm)
     assert engine.stats().blocks_used == 0
+
+
+@needs_server
+def test_a_session_moves_from_one_replica_to_another(make_tiered: MakeTiered, plain: LLM) -> None:
+    """Replica B has never seen the prompt; the network tier has it from A."""
+    prompts = [tokens_of(300, i) for i in range(3)]
+    expected = run(plain, prompts)
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)):
+        url = f"unix://{folder}/redis.sock"
+        first = make_tiered(tiers__remote=url)
+        assert run(first, prompts) == expected
+        settle(first)
+        second = make_tiered(tiers__remote=url)
+        assert run(second, prompts) == expected
+        assert restored(second) >= 3 * 256
+        first.close()
+        second.close()
