@@ -46,7 +46,7 @@ from stepwell.tier.mover import LaneConfig, Mover
 CHUNK = 16 << 10
 CHUNKS_OF_HOST = 40
 CONVERSATIONS, LONGEST = 16, 24
-EXAMPLES, STEPS = 42, 250  # 10,500 steps in all
+EXAMPLES, STEPS = 60, 250  # some 13,000 steps in all, more than half of them requests
 LAYOUT = b"sixteen bytes ok"
 NO_FAULTS = Faults()
 FAULTS = [
@@ -76,6 +76,7 @@ class BrainAndTiers(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="stepwell-stateful-"))
         self.held: dict[TierName, set[bytes]] = {TierName.HOST: set(), TierName.DISK: set()}
         self.requests = 0
+        self.lengths: dict[int, int] = {}
         self.open()
 
     def open(self) -> None:
@@ -159,6 +160,7 @@ class BrainAndTiers(RuleBasedStateMachine):
         self, conversation: int, length: int, more: int, workload: WorkloadClass, cancels: bool,
         named: bool,
     ) -> None:  # fmt: skip
+        self.drain()
         self.requests += 1
         name, now = f"r{self.requests}", time.monotonic()
         keys = [key_of(conversation, i) for i in range(length)]
@@ -179,7 +181,20 @@ class BrainAndTiers(RuleBasedStateMachine):
         self.drain()
         keys += [key_of(conversation, length + i) for i in range(more)]
         self.brain.close(name, keys, len(keys), time.monotonic())
+        self.lengths[conversation] = len(keys)
         self.carry_out()
+
+    @rule(conversation=st.integers(0, CONVERSATIONS - 1), cancels=st.booleans())
+    def next_turn(self, conversation: int, cancels: bool) -> None:
+        """A session returns with all that it had."""
+        length = min(self.lengths.get(conversation, 4), LONGEST)
+        self.request(conversation, length, 1, WorkloadClass.CHAT, cancels, True)
+
+    @rule(conversations=st.lists(st.integers(0, CONVERSATIONS - 1), max_size=8))
+    def busy_minute(self, conversations: list[int]) -> None:
+        """Several sessions one after the other."""
+        for conversation in conversations:
+            self.next_turn(conversation, False)
 
     @rule()
     def housekeeping(self) -> None:
@@ -206,8 +221,11 @@ class BrainAndTiers(RuleBasedStateMachine):
             self.held[name] &= found  # quarantined on a read
         assert {chunk.key for chunk in self.disk.scan()} == self.held[TierName.DISK]
 
-    @rule()
-    def restart(self) -> None:
+    @rule(really=st.integers(0, 4))
+    def restart(self, really: int) -> None:
+        """One time in five, so that there is something to lose."""
+        if really:
+            return
         self.quiet()
         self.shut()
         before = set(self.held[TierName.DISK])
