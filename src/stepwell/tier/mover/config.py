@@ -26,6 +26,7 @@ class LaneConfig:
     `batch_bytes`: loads that may go to the tier in one call, where it has `read_batch`.
     `stall_seconds`: an operation that takes longer is taken for hung: its order is reported as
     DEADLINE and the breaker opens.
+    `flush_seconds`: a staged tier that has nothing to do is flushed once, so long after a store.
     """
 
     threads: int = 1
@@ -33,6 +34,7 @@ class LaneConfig:
     store_backlog: int = 256 << 20
     batch_bytes: int = 1 << 20
     stall_seconds: float = 30.0
+    flush_seconds: float = 1.0
     breaker: BreakerConfig = field(default_factory=BreakerConfig)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from stepwell.tier.contract import KEY_BYTES
 from stepwell.tier.mover.config import Access
 from stepwell.tier.mover.desk import Desk
 from stepwell.tier.mover.job import Job, JobState, Outcome
-from stepwell.tier.mover.lane import Evictions, Lane, Probe, Work, Worker
+from stepwell.tier.mover.lane import Evictions, Flush, Lane, Probe, Work, Worker
 from stepwell.tier.mover.transfer import Carrier
 
 _PROBE_KEY = bytes(KEY_BYTES)
@@ -50,6 +50,8 @@ class Crew:
         while (work := self._next(lane, worker)) is not None:
             if isinstance(work, Evictions):
                 self._carry_evictions(lane, work)
+            elif isinstance(work, Flush):
+                self._carry_flush(lane)
             elif isinstance(work, Probe):
                 self._carry_probe(lane)
             else:
@@ -74,7 +76,12 @@ class Crew:
                     return work
                 if desk.closing and lane.drained and not desk.feeds(lane):
                     return None
-                lane.wakeup.wait()
+                wait = lane.flush_wait(now)
+                if wait == 0.0:
+                    lane.flush_at = None
+                    worker.since = now
+                    return Flush()
+                lane.wakeup.wait(wait)
 
     def _begin(self, lane: Lane, worker: Worker, jobs: list[Job], now: float) -> list[Job]:
         begun = []
@@ -94,6 +101,13 @@ class Crew:
         with self._desk.exclusive():
             lane.evictions_ended(work, failed=because is not None)
             if because is not None:
+                self._desk.speak_against(lane, because)
+
+    def _carry_flush(self, lane: Lane) -> None:
+        """Once: what could not be flushed waits for the next store, or for `close` of the tier."""
+        because = _because(lane.tier.flush)
+        if because is not None:
+            with self._desk.exclusive():
                 self._desk.speak_against(lane, because)
 
     def _carry_probe(self, lane: Lane) -> None:

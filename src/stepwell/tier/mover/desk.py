@@ -244,9 +244,11 @@ class Desk:
             lane.loaded_bytes += job.size
         elif isinstance(job.order, StoreChunk):
             lane.stored_bytes += job.size
+            lane.stored(self.clock())
         elif isinstance(job.order, MoveChunk):
             self.lanes[job.order.source].loaded_bytes += job.size
             self.lanes[job.order.target].stored_bytes += job.size
+            self.lanes[job.order.target].stored(self.clock())
 
     def _expire(self, job: Job) -> None:
         kind = "a lookup" if isinstance(job.order, LookupChunks) else "a load"

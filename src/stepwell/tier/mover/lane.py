@@ -42,6 +42,10 @@ class Probe:
     """Work: ask the tier whether it answers."""
 
 
+class Flush:
+    """Work: nothing else is to do, so make sure of what was stored."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evictions:
     """Work: delete these."""
@@ -49,7 +53,7 @@ class Evictions:
     keys: tuple[bytes, ...]
 
 
-Work = list[Job] | Evictions | Probe
+Work = list[Job] | Evictions | Flush | Probe
 
 
 class Lane:
@@ -80,6 +84,7 @@ class Lane:
         self.done = 0
         self.refused_headers = 0
         self.failed: Counter[Failure] = Counter()
+        self.flush_at: float | None = None  # when what was stored is to be flushed
         self.probe_wanted = False
         self._loads: list[tuple[float, int, Job]] = []
         self._stores: deque[Job] = deque()
@@ -135,6 +140,17 @@ class Lane:
             self._evictions.update(dict.fromkeys(work.keys))
             self._evictions_held = True
         self.wakeup.notify_all()
+
+    def stored(self, now: float) -> None:
+        """The tier took a value."""
+        if self.access is Access.STAGED:
+            self.flush_at = now + self.config.flush_seconds
+
+    def flush_wait(self, now: float) -> float | None:
+        """Seconds until a flush is due, None where none is or the tier is off."""
+        if self.flush_at is None or not self.breaker.in_use:
+            return None
+        return max(0.0, self.flush_at - now)
 
     def went_well(self) -> None:
         """The tier has answered."""
