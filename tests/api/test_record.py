@@ -6,11 +6,13 @@ import json
 import threading
 
 import pytest
+from typer.testing import CliRunner
 
 from stepwell.base.errors import ConfigError
 from stepwell.base.hierarchy import WorkloadClass
 from stepwell.base.request import Delta, FinishReason, GenerationRequest
 from stepwell.base.sampling import SamplingParams
+from stepwell.cli.serve import app
 from stepwell.server.recorder import Recorder
 from stepwell.simulate.trace import read_requests
 from tests.api.fake_engine import BLOCK, FakeEngine
@@ -131,3 +133,19 @@ def test_a_file_that_holds_something_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot write"):
         Recorder(tmp_path / "nowhere" / "t", block_tokens=BLOCK)
     assert path.read_text() == "mine\n"
+
+
+def test_flags_of_serve_name_tiers_and_the_trace(tmp_path, monkeypatch):
+    chosen = {}
+    monkeypatch.setattr(
+        "stepwell.cli.serve._serve", lambda config, **rest: chosen.update(rest, config=config)
+    )
+    words = [
+        "house", "--host-tier", "2MiB", "--disk-tier", "d", "--remote-tier", "redis://h",
+        "--record", str(tmp_path / "t"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    tiers = chosen["config"].tiers
+    assert (tiers.host, tiers.disk, tiers.remote) == ("2MiB", "d", "redis://h")
+    assert chosen["record"] == tmp_path / "t"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
+from stepwell.base.config import load_config
 from stepwell.base.hierarchy import TierName
 from stepwell.base.request import EngineStats
 from stepwell.base.tier_stats import HierarchyStats, LedgerStats, ShadowResult, TierStats
 from stepwell.cli.cache import app
+from tests.api.conftest import HOUSE
 from tests.api.fake_engine import FakeEngine
 
 
@@ -114,3 +117,36 @@ def test_cache_stats_where_nobody_answers():
     result = CliRunner().invoke(app, ["stats", "--url", "http://127.0.0.1:9"])
     assert result.exit_code
     assert "no answer" in str(result.exception)
+
+
+def test_a_real_server_reports_its_tiers(serve, tmp_path):
+    """The house model over a host and a disk tier: what was stored shows up in both places."""
+    if not (HOUSE / "model.safetensors").exists():
+        pytest.skip("models/house has not been trained yet")
+    pytest.importorskip("torch")
+    from stepwell.engine.loop import build_engine_loop
+
+    overrides = {
+        "model.path": str(HOUSE), "cache.pool": "16MiB", "tiers.host": "16MiB",
+        "tiers.disk": str(tmp_path / "disk"), "tiers.disk_capacity": "1GiB",
+        "tiers.disk_free_floor": "1MiB",
+    }  # fmt: skip
+    running = serve(build_engine_loop(load_config(None, overrides)))
+    text = " ".join(f"Line {i}: the river runs past the mill." for i in range(30))
+    body = {"prompt": text, "max_tokens": 4, "workload": "code", "session_id": "s"}
+    assert running.post("/v1/completions", body).status_code == 200
+
+    deadline = time.monotonic() + 20
+    while True:
+        page = samples(running.get("/metrics").text)
+        stored = [
+            page["stepwell_tier_stored_bytes_total", (("tier", tier),)] for tier in ("host", "disk")
+        ]
+        if all(stored):
+            break
+        assert time.monotonic() < deadline, page
+        time.sleep(0.05)
+    assert page["stepwell_tier_sessions", ()] >= 1
+    result = CliRunner().invoke(app, ["stats", "--url", running.root])
+    assert result.exit_code == 0, result.output
+    assert "host" in result.output and "disk" in result.output
