@@ -133,8 +133,9 @@ class Tiers:
         reached = restore.reached(sequence.computed, budget)
         if reached:
             self.mover.cancel(reached)
-            self.collect(now)
-        self._advance(sequence)
+            self.collect(now)  # may end the restore
+        if sequence.restore is not None:
+            self._advance(sequence)
 
     def collect(self, now: float) -> None:
         """Take the mover's reports to the brain and to the sequences."""
