@@ -6,8 +6,6 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +14,11 @@ import typer
 from stepwell.base.config import describe_settings
 from stepwell.base.errors import ConfigError, unknown_name
 from stepwell.cli import options
-from stepwell.cli.output import note, print_table
+from stepwell.cli.bench_hierarchy import hierarchy
+from stepwell.cli.output import moving_line, note, print_table
 
 if TYPE_CHECKING:
-    from stepwell.evaluate.options import BenchOptions, OnProgress, Section
+    from stepwell.evaluate.options import BenchOptions, Section
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
 
@@ -43,6 +42,9 @@ _MEANINGS = (
 @app.callback()
 def bench() -> None:
     """Measure. Every figure comes with its ceiling; the last line is one JSON object."""
+
+
+app.command()(hierarchy)
 
 
 @app.command()
@@ -174,6 +176,49 @@ def serve(  # one parameter an option
     _run(chosen, out=out, plot=plot, explain=explain, as_json=as_json)
 
 
+@app.command()
+def hierarchy(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="`house`, a checkpoint folder, or a shape: `qwen`; default qwen, quick house."
+        ),
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="At most 50 seconds.")] = False,
+    workdir: Annotated[
+        Path, typer.Option(help="For weights of shapes and the disk tier; on the disk to measure.")
+    ] = Path("~/.cache/stepwell/bench"),
+    out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all figures as one JSON line, no tables.")
+    ] = False,
+) -> None:
+    """Measure lower tiers: returning sessions, sick tiers, many chats, the brain at scale.
+
+    Example: [bold]stepwell bench hierarchy --quick[/bold]
+    """
+    from stepwell.evaluate.hierarchy_bench import run_hierarchy_bench
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    show = (lambda section: None) if as_json else _show
+    with _progress() as say:
+        summary, document = run_hierarchy_bench(
+            model or ("house" if quick else "qwen"),
+            quick=quick,
+            workdir=workdir,
+            on_section=show,
+            say=say,
+        )
+    _write(out, document)
+    print(json.dumps(document if as_json else summary, ensure_ascii=False))
+
+
+def _write(out: Path | None, document: dict[str, Any]) -> None:
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _run(
     chosen: BenchOptions, *, out: Path | None, plot: Path | None, explain: bool, as_json: bool
 ) -> None:
@@ -182,11 +227,9 @@ def _run(
     # So that contestants, and what they started, end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     show = (lambda section: None) if as_json else _show
-    with _progress() as say:
+    with moving_line() as say:
         summary, document = run_serve_bench(chosen, on_section=show, say=say)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(out, document)
     if plot is not None:
         from stepwell.evaluate.plot import plot_result
 
@@ -210,21 +253,6 @@ def _explain(document: dict[str, Any]) -> None:
     decisions = document.get("loaded", {}).get("stepwell", {}).get("decisions", [])
     rows = [(d["name"], d["value"], d["because"]) for d in decisions]
     print_table("Automatic choices", ("choice", "value", "because"), rows)
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """What is going on, on stderr: a moving line on a terminal, a remark a step elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda text: None if text.startswith("load: ") else note(text)
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting")
-        yield lambda text: progress.update(task, description=text)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from stepwell.base.decisions import Decision
@@ -42,3 +43,18 @@ def note(text: str) -> None:
     """A dim line on stderr: progress and remarks, never results."""
     shown = f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() else text
     print(shown, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def moving_line() -> Iterator[Callable[[str], None]]:
+    """What is going on, on stderr: a moving line on a terminal, a remark a step elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda text: None if text.startswith("load: ") else note(text)
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting")
+        yield lambda text: progress.update(task, description=text)

@@ -21,7 +21,13 @@ from stepwell.base.sampling import SamplingParams
 from stepwell.base.units import format_bytes
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
-from stepwell.engine.build_tiers import OpenTiers, any_tier, open_tiers, outlives_process
+from stepwell.engine.build_tiers import (
+    OpenTiers,
+    WrapTier,
+    any_tier,
+    open_tiers,
+    outlives_process,
+)
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
 from stepwell.engine.resolve import Resolved, resolve, resolve_pool
@@ -74,8 +80,14 @@ def resolve_only(config: Config) -> list[Decision]:
     return list(resolve(config, hf_config, read_machine()).decisions)
 
 
-def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEngine:
-    """Load the model, allocate the pool, warm up. Raises ModelError, HardwareError, ConfigError."""
+def build_engine(
+    config: Config, *, progress: Progress | None = None, wrap_tier: WrapTier | None = None
+) -> BuiltEngine:
+    """Load the model, allocate the pool, open the tiers, warm up.
+
+    `wrap_tier`: replaces each lower tier as it is opened (fault injection). Raises ModelError,
+    HardwareError, ConfigError, TierError.
+    """
     say = progress or (lambda text: None)
     folder = find_checkpoint(config.model.path)
     hf_config = read_hf_config(folder)
@@ -95,7 +107,7 @@ def build_engine(config: Config, *, progress: Progress | None = None) -> BuiltEn
     cache = _make_cache(config, loaded, pool, info)
     lower = None
     if any_tier(config.tiers):
-        lower = open_tiers(config.tiers, config.cache, pool, cache, say=say)
+        lower = open_tiers(config.tiers, config.cache, pool, cache, say=say, wrap=wrap_tier)
         decisions += lower.decisions
     engine = _assemble(config, loaded, pool, info, cache, lower)
     say("warming up")

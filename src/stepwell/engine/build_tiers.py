@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,9 @@ from stepwell.tier.host import HostTier
 from stepwell.tier.mover import Mover
 
 Progress = Callable[[str], None]
+WrapTier = Callable[[TierName, Tier], Tier]
+WrapTier = Callable[[TierName, Tier], Tier]
+_wrap: ContextVar[WrapTier | None] = ContextVar("_wrap", default=None)
 _LEAST_CHUNK = 128 << 10  # bytes: below, a transfer is mostly its fixed costs
 _MOST_CHUNK_BLOCKS = 16
 _PROBE_CHUNKS = 16
@@ -51,6 +56,16 @@ class OpenTiers:
                 store.close()
 
 
+@contextmanager
+def wrapped_tiers(wrap: WrapTier) -> Iterator[None]:
+    """Within it, every tier that `open_tiers` opens is used through `wrap`: to inject faults."""
+    token = _wrap.set(wrap)
+    try:
+        yield
+    finally:
+        _wrap.reset(token)
+
+
 def any_tier(config: TiersConfig) -> bool:
     """Whether any lower tier is asked for."""
     return bool(_host_bytes(config) or config.disk or config.remote)
@@ -68,8 +83,10 @@ def open_tiers(
     cache: CacheManager,
     *,
     say: Progress,
+    wrap: WrapTier | None = None,
 ) -> OpenTiers:
-    """Open what [tiers] names, adopt what it holds, and measure it. Raises ConfigError,
+    """Open what [tiers] names, adopt what it holds, and measure it. `wrap`: put around each store
+    once it has been measured. Raises ConfigError,
     TierError, OSError."""
     if pool.storage.device.type != "cpu":
         raise ConfigError(
@@ -81,6 +98,9 @@ def open_tiers(
     blocks, sized = _chunk_blocks(config, pool)
     chunk_bytes = blocks * pool.block_bytes
     stores, specs, decisions = _open_stores(config, say)
+    wrap = _wrap.get()
+    if wrap is not None:
+        stores = {name: wrap(name, store) for name, store in stores.items()}
     hierarchy = Hierarchy(
         specs,
         chunk_tokens=blocks * pool.block_size,
@@ -97,6 +117,8 @@ def open_tiers(
     for name, store in stores.items():
         say(f"measuring the {name.name.lower()} tier")
         decisions.append(_probe(hierarchy, name, store, chunk_bytes))
+    if wrap is not None:
+        stores = {name: wrap(name, store) for name, store in stores.items()}
     tiers = _assemble(hierarchy, stores, pool, cache, chunk_blocks=blocks)
     return OpenTiers(tiers=tiers, stores=stores, decisions=tuple(decisions))
 

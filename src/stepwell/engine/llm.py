@@ -24,6 +24,7 @@ from stepwell.base.request import (
 )
 from stepwell.base.sampling import SamplingParams
 from stepwell.engine.build import BuiltEngine, build_engine
+from stepwell.engine.build_tiers import WrapTier
 
 Prompt = str | Sequence[int]
 _WAIT_SECONDS = 0.25
@@ -48,15 +49,20 @@ class Completion:
 
 class LLM:
     """An engine driven by the caller's own thread. Keyword arguments are settings by their dotted
-    names with `__` for the dot: `LLM("house", cache__pool="64MiB")`."""
+    names with `__` for the dot: `LLM("house", cache__pool="64MiB")`. `wrap_tier` replaces each
+    lower tier as it is opened (fault injection)."""
 
-    def __init__(self, model: str = "house", **settings: Any) -> None:
+    def __init__(
+        self, model: str = "house", *, wrap_tier: WrapTier | None = None, **settings: Any
+    ) -> None:
         overrides: dict[str, Any] = {
             "model.path": model,
             "scheduler.max_waiting": _NO_BOUND,  # the caller holds all prompts already
         }
         overrides |= {name.replace("__", "."): value for name, value in settings.items()}
-        self.built: BuiltEngine = build_engine(load_config(overrides=overrides))
+        self.built: BuiltEngine = build_engine(
+            load_config(overrides=overrides), wrap_tier=wrap_tier
+        )
         self._count = 0
 
     def close(self) -> None:

@@ -1,0 +1,106 @@
+"""`stepwell bench hierarchy`: what the lower tiers are worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stepwell.cli.output import moving_line, print_table
+
+_SUMMARY = (
+    "ttft_speedup_host",
+    "ttft_speedup_disk",
+    "ttft_speedup_disk_restart",
+    "ttft_speedup_network",
+    "ttft_speedup_network_reason",
+    "sick_tier_p50_ratio",
+    "sick_tier_p99_ratio",
+    "wrong_tokens",
+    "plan_p99_ms_1m_chunks",
+    "bytes_per_chunk",
+)
+
+
+def hierarchy(
+    model: Annotated[
+        str, typer.Argument(help="`house`, a checkpoint folder, or the shape `qwen`.")
+    ] = "house",
+    quick: Annotated[bool, typer.Option("--quick", help="At most 50 seconds.")] = False,
+    prompt: Annotated[int, typer.Option(help="Tokens of a returning session.")] = 2048,
+    workdir: Annotated[Path, typer.Option(help="For weights of shapes and the disk tier.")] = Path(
+        "~/.cache/stepwell/bench"
+    ),
+    out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all figures as one JSON line, no tables.")
+    ] = False,
+) -> None:
+    """Measure restoring against recomputing: each tier, sick tiers, the brain at scale.
+
+    Example: [bold]stepwell bench hierarchy --quick[/bold]
+    """
+    from stepwell.evaluate.hierarchy_bench import HierarchyOptions, run_hierarchy_bench
+    from stepwell.evaluate.shapes import house_folder, is_shape, make_checkpoint
+
+    place = workdir.expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    if is_shape(model):
+        folder = make_checkpoint(model, workdir=place / "shapes", tokenizer=house_folder())
+    else:
+        folder = house_folder() if model == "house" else Path(model)
+    sizes: dict[str, Any] = {"repeats": 3, "sick": 6, "sick_prompt": 2048} if quick else {}
+    options = HierarchyOptions(folder=folder, prompt=prompt, workdir=place, **sizes)
+    with moving_line() as say:
+        result = run_hierarchy_bench(options, say=say)
+    document = _document(result, model=model, quick=quick)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    summary = {name: result[name] for name in _SUMMARY if name in result}
+    if not as_json:
+        _show(result)
+    print(json.dumps(document if as_json else {"bench": "hierarchy", "model": model} | summary))
+
+
+def _document(result: dict[str, Any], *, model: str, quick: bool) -> dict[str, Any]:
+    import platform
+    import shlex
+    import sys
+    from datetime import UTC, datetime
+
+    from stepwell.hardware.machine import read_machine
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "stepwell " + shlex.join(sys.argv[1:]),
+        "machine": read_machine().as_dict() | {"host_python": platform.python_version()},
+        "model": model,
+        "quick": quick,
+    } | result
+
+
+def _show(result: dict[str, Any]) -> None:
+    from stepwell.base.units import format_seconds
+    from stepwell.evaluate.statistics import median
+
+    ceiling = [(name, f"{value:.4g}") for name, value in result["ceiling"].items()]
+    print_table("Ceiling: what this machine allows", ("what", "value"), ceiling)
+    rows = []
+    for name in ("host", "disk", "disk_restart", "network"):
+        if name in result:
+            found = result[name]
+            computed, restored = median(found["computed"]), median(found["restored"])
+            speedup = f"{computed / restored:.1f}x"
+            rows.append((name, format_seconds(computed), format_seconds(restored), speedup))
+    print_table(
+        "A returning session: time to first token", ("tier", "computed", "restored", ""), rows
+    )
+    sick = [
+        (name, f"{row['p50_ratio']:.3f}", f"{row['p99_ratio']:.3f}", f"{row['n']:.0f}")
+        for name, row in result["sick"].items()
+    ]
+    print_table("A sick host tier against no tiers", ("fault", "p50", "p99", "n"), sick)
+    print(f"tokens that differ: {result['wrong_tokens']}")
