@@ -176,49 +176,6 @@ def serve(  # one parameter an option
     _run(chosen, out=out, plot=plot, explain=explain, as_json=as_json)
 
 
-@app.command()
-def hierarchy(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="`house`, a checkpoint folder, or a shape: `qwen`; default qwen, quick house."
-        ),
-    ] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="At most 50 seconds.")] = False,
-    workdir: Annotated[
-        Path, typer.Option(help="For weights of shapes and the disk tier; on the disk to measure.")
-    ] = Path("~/.cache/stepwell/bench"),
-    out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print all figures as one JSON line, no tables.")
-    ] = False,
-) -> None:
-    """Measure lower tiers: returning sessions, sick tiers, many chats, the brain at scale.
-
-    Example: [bold]stepwell bench hierarchy --quick[/bold]
-    """
-    from stepwell.evaluate.hierarchy_bench import run_hierarchy_bench
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    show = (lambda section: None) if as_json else _show
-    with _progress() as say:
-        summary, document = run_hierarchy_bench(
-            model or ("house" if quick else "qwen"),
-            quick=quick,
-            workdir=workdir,
-            on_section=show,
-            say=say,
-        )
-    _write(out, document)
-    print(json.dumps(document if as_json else summary, ensure_ascii=False))
-
-
-def _write(out: Path | None, document: dict[str, Any]) -> None:
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _run(
     chosen: BenchOptions, *, out: Path | None, plot: Path | None, explain: bool, as_json: bool
 ) -> None:
@@ -229,7 +186,9 @@ def _run(
     show = (lambda section: None) if as_json else _show
     with moving_line() as say:
         summary, document = run_serve_bench(chosen, on_section=show, say=say)
-    _write(out, document)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if plot is not None:
         from stepwell.evaluate.plot import plot_result
 

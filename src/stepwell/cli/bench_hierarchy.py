@@ -43,6 +43,7 @@ def hierarchy(
     Example: [bold]stepwell bench hierarchy --quick[/bold]
     """
     from stepwell.evaluate.hierarchy_bench import HierarchyOptions, run_hierarchy_bench
+    from stepwell.evaluate.hierarchy_chat import ChatLoad
     from stepwell.evaluate.shapes import house_folder, is_shape, make_checkpoint
 
     place = workdir.expanduser()
@@ -51,7 +52,8 @@ def hierarchy(
         folder = make_checkpoint(model, workdir=place / "shapes", tokenizer=house_folder())
     else:
         folder = house_folder() if model == "house" else Path(model)
-    sizes: dict[str, Any] = {"repeats": 3, "sick": 6, "sick_prompt": 2048} if quick else {}
+    sizes: dict[str, Any] = {"repeats": 3, "sick": 6, "sick_prompt": 2048}
+    sizes = sizes if quick else {"chats": ChatLoad()}
     options = HierarchyOptions(folder=folder, prompt=prompt, workdir=place, **sizes)
     with moving_line() as say:
         result = run_hierarchy_bench(options, say=say)
@@ -103,4 +105,17 @@ def _show(result: dict[str, Any]) -> None:
         for name, row in result["sick"].items()
     ]
     print_table("A sick host tier against no tiers", ("fault", "p50", "p99", "n"), sick)
+    if "chats" in result:
+        chats = [
+            (
+                name,
+                f"{result['chats'][name]['output_tokens_per_s']:.1f}",
+                format_seconds(result["chats"][name]["p50_ttft_s"]),
+                format_seconds(result["chats"][name]["p99_ttft_s"]),
+                f"{result['chats'][name]['sessions_within_1_s']:.0f}",
+            )
+            for name in ("off", "host")
+        ]
+        columns = ("tiers", "tokens/s", "TTFT p50", "TTFT p99", "sessions within 1 s")
+        print_table("Interleaved chats, later turns", columns, chats)
     print(f"tokens that differ: {result['wrong_tokens']}")

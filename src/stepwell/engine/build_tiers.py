@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +31,6 @@ from stepwell.tier.mover import Mover
 
 Progress = Callable[[str], None]
 WrapTier = Callable[[TierName, Tier], Tier]
-WrapTier = Callable[[TierName, Tier], Tier]
-_wrap: ContextVar[WrapTier | None] = ContextVar("_wrap", default=None)
 _LEAST_CHUNK = 128 << 10  # bytes: below, a transfer is mostly its fixed costs
 _MOST_CHUNK_BLOCKS = 16
 _PROBE_CHUNKS = 16
@@ -54,16 +50,6 @@ class OpenTiers:
         for name, store in self.stores.items():
             if name not in hung:
                 store.close()
-
-
-@contextmanager
-def wrapped_tiers(wrap: WrapTier) -> Iterator[None]:
-    """Within it, every tier that `open_tiers` opens is used through `wrap`: to inject faults."""
-    token = _wrap.set(wrap)
-    try:
-        yield
-    finally:
-        _wrap.reset(token)
 
 
 def any_tier(config: TiersConfig) -> bool:
@@ -98,9 +84,6 @@ def open_tiers(
     blocks, sized = _chunk_blocks(config, pool)
     chunk_bytes = blocks * pool.block_bytes
     stores, specs, decisions = _open_stores(config, say)
-    wrap = _wrap.get()
-    if wrap is not None:
-        stores = {name: wrap(name, store) for name, store in stores.items()}
     hierarchy = Hierarchy(
         specs,
         chunk_tokens=blocks * pool.block_size,

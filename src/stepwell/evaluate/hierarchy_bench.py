@@ -1,227 +1,280 @@
-"""`stepwell bench hierarchy`: what lower tiers are worth, and that a sick one costs nothing.
+"""What the lower tiers are worth: `stepwell bench hierarchy`.
 
-Order: the ceiling, the brain at scale (while the process is small), then everything through the
-real engine.
+Everything goes through the real engine, in this process, and the restore decisions are the brain's
+own. Each tier is measured alone, below a device pool that has forgotten the prompt: time to first
+token restored against computed, in turn, and the tokens that follow are compared.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import platform
-import shlex
-import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepwell.base.units import format_seconds
-from stepwell.evaluate import disk_bench
+from stepwell.base.hierarchy import TierName
+from stepwell.base.request import GenerationRequest
+from stepwell.base.sampling import SamplingParams
+from stepwell.engine.llm import LLM
 from stepwell.evaluate.brain_bench import BrainScale, run_brain_bench
 from stepwell.evaluate.ceiling import measure_ceiling
-from stepwell.evaluate.hierarchy_chat import chat_section
-from stepwell.evaluate.hierarchy_return import return_section
-from stepwell.evaluate.hierarchy_scale import Scale, quick_scale
-from stepwell.evaluate.hierarchy_sick import sick_section
-from stepwell.evaluate.options import OnProgress, OnSection, Section
-from stepwell.evaluate.serve_bench import without_nan
-from stepwell.evaluate.shapes import ALIASES, SHAPES, house_folder, make_checkpoint
-from stepwell.hardware.machine import read_machine
-from stepwell.model.load import find_checkpoint, read_hf_config
+from stepwell.evaluate.hierarchy_chat import ChatLoad, run_chats
+from stepwell.evaluate.local_redis import binary, serve_redis
+from stepwell.evaluate.statistics import median, percentile
+from stepwell.tier.contract import Tier
+from stepwell.tier.faulty import Faults, FaultyTier
 
-_SESSION_CHUNKS = 10
-_QUICK_CHAT_BY = 36.0
-"""Seconds after which a quick run begins no chats."""
-_PLAIN_BYTES = 128 << 20
-_PIECE = 1 << 20
-
-
-def checkpoint_folder(model: str, workdir: Path) -> str:
-    """The folder of a checkpoint, of `house`, or of a shape, which is made once."""
-    name = ALIASES.get(model, model)
-    if name in SHAPES:
-        return str(make_checkpoint(name, workdir=workdir, tokenizer=house_folder()))
-    return model
+Say = Callable[[str], None]
+_OUTPUT = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
+_SETTLE_SECONDS = 60.0
+FAULTS = {
+    "throttled to 20 MB/s": Faults(bytes_per_second=20e6),
+    "stalls (30 %)": Faults(hang=0.3, hang_seconds=2.0, seed=1),
+    "fails (30 %)": Faults(fail_read=0.3, fail_write=0.3, seed=2),
+}
 
 
-def run_hierarchy_bench(
-    model: str,
-    *,
-    quick: bool,
-    workdir: Path,
-    on_section: OnSection,
-    say: OnProgress,
-    scale: Scale | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the flat summary, everything for the result file). Raises StepwellError, OSError."""
-    start = time.monotonic()
-    workdir = workdir.expanduser()
-    workdir.mkdir(parents=True, exist_ok=True)
-    folder = checkpoint_folder(model, workdir)
-    config = read_hf_config(find_checkpoint(folder)).get_text_config()
-    if scale is None:
-        make = quick_scale if quick else Scale
-        scale = make(seed=1, vocab_size=config.vocab_size)
-    sections: dict[str, Section] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HierarchyOptions:
+    """`prompt`: tokens of a returning session. `repeats`: sessions for each tier. `sick`: turns for
+    each fault. `brain`: how many chunks and sessions the brain is filled with. `chats`: None
+    leaves the interleaved chats out."""
 
-    def keep(section: Section) -> None:
-        sections[section.name] = section
-        on_section(section)
+    folder: Path
+    prompt: int = 2048
+    repeats: int = 5
+    sick: int = 12
+    sick_prompt: int = 1024
+    brain: BrainScale = field(default_factory=BrainScale)
+    chats: ChatLoad | None = None
+    workdir: Path | None = None
 
+
+@dataclass(slots=True)
+class TierResult:
+    """Seconds to the first token, prompt by prompt; `wrong`: tokens that differ."""
+
+    computed: list[float] = field(default_factory=list)
+    restored: list[float] = field(default_factory=list)
+    tokens_restored: int = 0
+    wrong: int = 0
+
+    @property
+    def speedup(self) -> float:
+        """Median computed over median restored."""
+        return median(self.computed) / median(self.restored)
+
+
+def run_hierarchy_bench(options: HierarchyOptions, *, say: Say) -> dict[str, Any]:
+    """All figures by name. Raises OSError, StepwellError."""
     say("ceiling")
-    keep(_ceiling_section(workdir))
-    say("brain at scale")
-    keep(_brain_section(scale))
-    keep(return_section(folder, scale, workdir, say))
-    keep(sick_section(folder, scale, say))
-    late = quick and time.monotonic() - start > _QUICK_CHAT_BY
-    if scale.chats and not late:
-        keep(chat_section(folder, scale, block_bytes=_block_bytes(config), say=say))
-    if scale.disk_total:
-        say("disk tier beside a plain file")
-        keep(_disk_section(scale, workdir))
-    summary = summarize(model, sections, quick=quick, seconds=time.monotonic() - start)
-    return summary, _document(summary, sections)
-
-
-def summarize(
-    model: str, sections: dict[str, Section], *, quick: bool, seconds: float
-) -> dict[str, Any]:
-    """One flat object. None: not measured."""
-    figures = {name: section.figures for name, section in sections.items()}
-    back, sick, brain = figures["return"], figures["sick"], figures["brain"]
-    chat, disk = figures.get("chat", {}), figures.get("disk", {})
-    restores = sum(found.get("wrong_tokens", 0) for found in back.values())
-    summary = {
-        "bench": "hierarchy",
-        "model": model,
-        "quick": quick,
-        "seconds": round(seconds, 1),
-        "ttft_speedup_device": back["host"]["device_speedup"],
-        "ttft_speedup_host": back["host"]["speedup"],
-        "ttft_speedup_disk": back["disk"]["speedup"],
-        "ttft_speedup_network": back["network"].get("speedup"),
-        "ttft_speedup_network_reason": back["network"].get("reason"),
-        "ttft_speedup_disk_restart": back["disk_restart"]["first_speedup"],
-        "sick_tier_p50_ratio": sick["p50_ratio"],
-        "sick_tier_p99_ratio": sick["p99_ratio"],
-        "sick_tier_requests": sick["n"],
-        "wrong_tokens": restores + sick["wrong_tokens"],
-        "wrong_tokens_device_cache": sum(f.get("wrong_tokens_device", 0) for f in back.values()),
-        "chat_rate_ratio": chat.get("rate_ratio"),
-        "chat_p99_ttft_ratio": chat.get("p99_ratio"),
-        "plan_p99_ms_1m_chunks": brain["plan_p99_ms"],
-        "chunks": brain["chunks"],
-        "bytes_per_chunk": brain["bytes_per_chunk"],
-        "disk_write_share": disk.get("write_share"),
-        "disk_read_share": disk.get("read_share"),
-    }
-    return dict(without_nan(summary))
-
-
-def _ceiling_section(workdir: Path) -> Section:
     ceiling = measure_ceiling(quick=True)
-    figures = {
-        "read_one": ceiling.bandwidth_one,
-        "read_all": ceiling.bandwidth_all,
-        "memcpy": _memcpy(),
-    } | _plain_disk(workdir)
-    names = (
-        "memory, read by 1 thread",
-        f"memory, read by {ceiling.threads} threads",
-        "memory, copied by 1 thread",
-        "disk, plain file written and synced",
-        "disk, plain file read, not cached",
-    )
-    rows = tuple(
-        (name, f"{value / 1e9:.2f} GB/s")
-        for name, value in zip(names, figures.values(), strict=True)
-    )
-    title = "Ceiling: what this machine moves"
-    return Section("ceiling", title, ("what", "value"), rows, figures)
+    result: dict[str, Any] = {"ceiling": asdict(ceiling), "wrong_tokens": 0}
+    with tempfile.TemporaryDirectory(dir=options.workdir) as folder:
+        tiers = _returning_sessions(options, Path(folder), say)
+    for name, found in tiers.items():
+        result[f"ttft_speedup_{name}"] = found.speedup
+        result[name] = asdict(found)
+        result["wrong_tokens"] += found.wrong
+    if "network" not in tiers:
+        result["ttft_speedup_network"] = None
+        result["ttft_speedup_network_reason"] = "no valkey-server or redis-server is installed"
+    sick, wrong = _sick_tiers(options, say)
+    result["sick"] = sick
+    result["wrong_tokens"] += wrong
+    for quantile in ("p50", "p99"):
+        ratios = [row[f"{quantile}_ratio"] for row in sick.values()]
+        result[f"sick_tier_{quantile}_ratio"] = max(ratios)
+    if options.chats is not None:
+        say(f"{options.chats.sessions} interleaved chats")
+        result["chats"] = run_chats(options.folder, options.chats, say=say)
+    say(f"brain: {options.brain.chunks:,} chunks, {options.brain.sessions:,} sessions")
+    brain = run_brain_bench(options.brain)
+    result["brain"] = brain
+    result["plan_p99_ms_1m_chunks"] = brain["plan_p99_ms"]
+    result["bytes_per_chunk"] = brain["bytes_per_chunk"]
+    return result
 
 
-def _memcpy() -> float:
-    """Bytes/s of copying an array far larger than the caches, best of 5."""
-    import numpy as np
-
-    source = np.ones(256 << 20, dtype=np.uint8)
-    target = np.zeros_like(source)
-    best = math.inf
-    for _ in range(5):
-        began = time.perf_counter()
-        np.copyto(target, source)
-        best = min(best, time.perf_counter() - began)
-    return len(source) / best
+# --- returning sessions -------------------------------------------------------------------------
 
 
-def _plain_disk(workdir: Path) -> dict[str, float]:
-    piece = memoryview(bytearray(os.urandom(_PIECE)))
-    with tempfile.TemporaryFile(dir=workdir, buffering=0) as file:
-        began = time.perf_counter()
-        for _ in range(_PLAIN_BYTES // _PIECE):
-            file.write(piece)
-        os.fdatasync(file.fileno())
-        written = time.perf_counter() - began
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        file.seek(0)
-        began = time.perf_counter()
-        while file.readinto(piece):
-            pass
-        read = time.perf_counter() - began
-    return {"disk_write": _PLAIN_BYTES / written, "disk_read": _PLAIN_BYTES / read}
+def _returning_sessions(options: HierarchyOptions, folder: Path, say: Say) -> dict[str, TierResult]:
+    results: dict[str, TierResult] = {}
+    say("host tier")
+    results["host"] = _one_tier(options, {"tiers__host": "1GiB"}, _nothing)
+    disk: dict[str, Any] = {"tiers__disk": str(folder / "disk"), "tiers__disk_capacity": "4GiB"}
+    say("disk tier")
+    results["disk"] = _one_tier(options, disk, lambda: drop_page_cache(folder / "disk"))
+    say("disk tier, after a restart")
+    results["disk_restart"] = _after_restart(options, disk, folder / "disk", results["disk"])
+    if binary() is not None:
+        say("network tier")
+        with ExitStack() as stack:
+            url = stack.enter_context(serve_redis(folder))
+            results["network"] = _one_tier(options, {"tiers__remote": url}, _nothing)
+    return results
 
 
-def _brain_section(scale: Scale) -> Section:
-    sessions = max(100, scale.chunks // _SESSION_CHUNKS)
-    found = run_brain_bench(BrainScale(chunks=scale.chunks, sessions=sessions, plans=scale.plans))
-    figures: dict[str, Any] = dict(found)
-    steps = ", ".join(f"{us:.2f} us at {n}" for n, us in figures["step_us_by_sessions"].items())
-    rows = (
-        ("bytes a chunk", f"{figures['bytes_per_chunk']:.0f}"),
-        (f"plan of {figures['plan_chunks']} chunks, p50", _milliseconds(figures["plan_p50_ms"])),
-        (f"plan of {figures['plan_chunks']} chunks, p99", _milliseconds(figures["plan_p99_ms"])),
-        ("step, by idle sessions", steps),
-    )
-    title = f"The brain with {figures['chunks']:,} chunks"
-    return Section("brain", title, ("what", "value"), rows, figures)
+def _one_tier(
+    options: HierarchyOptions, settings: dict[str, Any], cool: Callable[[], None]
+) -> TierResult:
+    """Computed and restored in turn. The first session is a warm-up: the brain has measured
+    nothing but its start-up probe until then."""
+    llm = LLM(str(options.folder), cache__pool="256MiB", **settings)
+    result = TierResult()
+    for number in range(options.repeats + 1):
+        prompt = _prompt(llm, options.prompt, seed=number)
+        computed, expected = first_token(llm, prompt)
+        settle(llm)
+        llm.built.engine.clear_cache()
+        cool()
+        before = _restored(llm)
+        restored, tokens = first_token(llm, prompt)
+        settle(llm)
+        if number:
+            result.computed.append(computed)
+            result.restored.append(restored)
+            result.tokens_restored += _restored(llm) - before
+        result.wrong += _differences(expected, tokens)
+        llm.built.engine.clear_cache()
+    llm.close()
+    return result
 
 
-def _milliseconds(value: float) -> str:
-    return format_seconds(value / 1e3)
+def _after_restart(
+    options: HierarchyOptions, settings: dict[str, Any], folder: Path, before: TierResult
+) -> TierResult:
+    """A new engine on the same folder meets the sessions of the old one."""
+    llm = LLM(str(options.folder), cache__pool="256MiB", **settings)
+    drop_page_cache(folder)
+    result = TierResult(computed=list(before.computed))
+    tokens: tuple[int, ...] = ()
+    for number in range(options.repeats + 1):
+        prompt = _prompt(llm, options.prompt, seed=number)
+        seconds, tokens = first_token(llm, prompt)
+        settle(llm)
+        if number:
+            result.restored.append(seconds)
+    result.tokens_restored = _restored(llm)
+    plain = LLM(str(options.folder), cache__pool="256MiB")
+    _, expected = first_token(plain, _prompt(plain, options.prompt, seed=options.repeats))
+    result.wrong = _differences(expected, tokens)
+    llm.close()
+    return result
 
 
-def _disk_section(scale: Scale, workdir: Path) -> Section:
-    with tempfile.TemporaryDirectory(dir=workdir) as folder:
-        found = disk_bench.measure(Path(folder), total=scale.disk_total, chunk=_PIECE, rounds=2)
-    rows = tuple(
-        (
-            kind,
-            f"{found[f'tier_{kind}']:.2f} GB/s",
-            f"{found[f'plain_{kind}']:.2f} GB/s",
-            f"{found[f'{kind}_share']:.0%}",
+# --- never slower -------------------------------------------------------------------------------
+
+
+def _sick_tiers(options: HierarchyOptions, say: Say) -> tuple[dict[str, dict[str, float]], int]:
+    """Sessions that return, with a sick host tier and without tiers, request by request."""
+    rows: dict[str, dict[str, float]] = {}
+    wrong = 0
+    off = LLM(str(options.folder), cache__pool="256MiB")
+    for name, faults in FAULTS.items():
+        say(f"sick tier: {name}")
+        on = LLM(
+            str(options.folder), wrap_tier=_sick(faults), cache__pool="256MiB", tiers__host="1GiB"
         )
-        for kind in ("write", "read")
+        times: dict[str, list[float]] = {"off": [], "on": []}
+        for number in range(options.sick + 1):
+            prompt = _prompt(off, options.sick_prompt, seed=1000 + number // 3)
+            answers = []
+            order = [("off", off), ("on", on)]
+            for label, llm in order if number % 2 else reversed(order):
+                llm.built.engine.clear_cache()
+                seconds, tokens = first_token(llm, prompt)
+                answers.append(tokens)
+                if number:
+                    times[label].append(seconds)
+            wrong += _differences(*answers)
+        rows[name] = {
+            "n": float(options.sick),
+            "p50_ratio": median(times["on"]) / median(times["off"]),
+            "p99_ratio": percentile(times["on"], 99) / percentile(times["off"], 99),
+            "restored_tokens": float(_restored(on)),
+        }
+        on.close()
+    return rows, wrong
+
+
+def _sick(faults: Faults) -> Callable[[TierName, Tier], Tier]:
+    return lambda name, tier: FaultyTier(tier, faults)
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def first_token(llm: LLM, prompt: Sequence[int]) -> tuple[float, tuple[int, ...]]:
+    """Seconds to the first token of one request, and its tokens."""
+    engine = llm.built.engine
+    start = time.monotonic()
+    engine.add(
+        GenerationRequest(
+            request_id=f"bench-{start}",
+            prompt_token_ids=tuple(prompt),
+            sampling=_OUTPUT,
+            arrival=start,
+        )
     )
-    columns = ("what", "disk tier", "plain file", "share")
-    return Section("disk", "The disk tier beside a plain file", columns, rows, dict(found))
+    tokens: tuple[int, ...] = ()
+    first = 0.0
+    while engine.has_work:
+        for delta in engine.step():
+            if delta.error is not None:
+                raise delta.error
+            tokens += delta.token_ids
+            first = first or time.monotonic() - start
+        if engine.blocked:
+            engine.wait_for_transfers(0.25)
+    return first, tokens
 
 
-def _block_bytes(config: Any) -> int:
-    """Of 16 tokens of K and V in bf16."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(16 * 2 * config.num_hidden_layers * config.num_key_value_heads * head * 2)
+def settle(llm: LLM) -> None:
+    """Wait until every transfer has ended and what a tier has is on its medium."""
+    engine, opened = llm.built.engine, llm.built.open_tiers
+    if engine.tiers is None or opened is None:
+        return
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while engine.tiers.hierarchy.stats().open_orders and time.monotonic() < deadline:
+        engine.wait_for_transfers(0.05)
+        engine.tend()
+    for store in opened.stores.values():
+        store.flush()
 
 
-def _document(summary: dict[str, Any], sections: dict[str, Section]) -> dict[str, Any]:
-    return dict(
-        without_nan({
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": "stepwell " + shlex.join(sys.argv[1:]),
-            "machine": read_machine().as_dict() | {"host_python": platform.python_version()},
-            "summary": summary,
-            "sections": {name: section.figures for name, section in sections.items()},
-        })
-    )  # fmt: skip
+def drop_page_cache(folder: Path) -> None:
+    """Files of a folder are read from the disk the next time."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+
+def _nothing() -> None:
+    """Memory cannot be cooled."""
+
+
+def _prompt(llm: LLM, length: int, *, seed: int) -> list[int]:
+    """Tokens that no other seed begins with."""
+    import random
+
+    rng = random.Random(seed)
+    return [rng.randrange(16, llm.built.info.vocab_size) for _ in range(length)]
+
+
+def _restored(llm: LLM) -> int:
+    tiers = llm.built.engine.tiers
+    return 0 if tiers is None else tiers.restored_tokens
+
+
+def _differences(first: Sequence[int], second: Sequence[int]) -> int:
+    return sum(a != b for a, b in zip(first, second, strict=True))

@@ -1,125 +1,118 @@
-"""Many chat sessions with think time over a device pool that holds four of them."""
+"""Chats that take turns on a device pool that holds only a few of them.
+
+Every session sends its first turn, then every session its second, and so on, `at_once` at a time,
+so each has long been forgotten by the pool when it returns (its think time). Run without tiers,
+context is dropped and recomputed; with a host tier it is stored and loaded.
+"""
 
 from __future__ import annotations
 
-import heapq
 import random
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from stepwell.base.request import GenerationRequest
 from stepwell.base.sampling import SamplingParams
-from stepwell.base.units import format_seconds
 from stepwell.engine.llm import LLM
-from stepwell.evaluate.hierarchy_drive import draw_prompt
-from stepwell.evaluate.hierarchy_scale import Scale
-from stepwell.evaluate.options import OnProgress, Section
 from stepwell.evaluate.statistics import median, percentile
 
-REPLY, TURN = 8, 24
-"""Tokens of a reply, and that a user adds."""
-_HELD = 4
-_SAMPLING = SamplingParams(max_tokens=REPLY, temperature=0.0, ignore_eos=True)
-_COLUMNS = ("tiers", "output tokens/s", "p50 TTFT", "p99 TTFT")
+WITHIN_SECONDS = 1.0
 
 
-@dataclass(slots=True)
-class _Chat:
-    """One session: what it has said, and when its present turn was due."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatLoad:
+    """Tokens: `first` of the first prompt, `turn` added by the user in each later one, `output`
+    answered. The pool holds `in_pool` whole sessions."""
 
-    prompt: list[int]
-    turns: int
-    source: random.Random
-    due: float = 0.0
-    waiting: bool = False
-    reply: list[int] = field(default_factory=list)
-
-
-def chat_section(model: str, scale: Scale, *, block_bytes: int, say: OnProgress) -> Section:
-    """Host tier and none, in turn; prompts differ between rounds."""
-    tokens = scale.chat_prompt + scale.chat_turns * (TURN + REPLY)
-    pool = f"{_HELD * -(-tokens // 16) * block_bytes}B"
-    engines = {"host": LLM(model, cache__pool=pool, tiers__host="2GiB"),
-               "off": LLM(model, cache__pool=pool)}  # fmt: skip
-    figures: dict[str, Any] = {name: {"rate": [], "ttft": []} for name in engines}
-    try:
-        for number in range(scale.chat_rounds):
-            for name in list(engines) if number % 2 == 0 else reversed(engines):
-                say(f"chats: tiers {name}")
-                seconds, ttft = _run(engines[name], scale, seed=f"{scale.seed}/{number}")
-                outputs = scale.chats * scale.chat_turns * REPLY
-                figures[name]["rate"].append(outputs / seconds)
-                figures[name]["ttft"] += ttft
-    finally:
-        for llm in engines.values():
-            llm.close()
-    rows = []
-    for name, found in figures.items():
-        ttft = found.pop("ttft")
-        found |= {f"p{q}_ttft_s": percentile(ttft, q) for q in (50, 99)} | {"n": len(ttft)}
-        rows.append((
-            name, f"{median(found['rate']):.1f}", format_seconds(found["p50_ttft_s"]),
-            format_seconds(found["p99_ttft_s"]),
-        ))  # fmt: skip
-    figures["rate_ratio"] = median(figures["host"]["rate"]) / median(figures["off"]["rate"])
-    figures["p99_ratio"] = figures["host"]["p99_ttft_s"] / figures["off"]["p99_ttft_s"]
-    title = (
-        f"{scale.chats} chats of {scale.chat_turns} turns from {scale.chat_prompt} tokens; the "
-        f"device holds {_HELD}"
-    )
-    return Section("chat", title, _COLUMNS, tuple(rows), figures)
+    sessions: int = 64
+    turns: int = 2
+    first: int = 448
+    turn: int = 32
+    output: int = 16
+    in_pool: int = 4
+    at_once: int = 2
 
 
-def _run(llm: LLM, scale: Scale, *, seed: str) -> tuple[float, list[float]]:
-    """(seconds for all turns, TTFT of each from when it was due)."""
+def run_chats(folder: Path, load: ChatLoad, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Figures without tiers and with a host tier; `wrong`: tokens that differ between the two."""
+    rows: dict[str, Any] = {"load": asdict(load)}
+    answers = {}
+    contestants: dict[str, dict[str, Any]] = {"off": {}, "host": {"tiers__host": "3GiB"}}
+    for name, settings in contestants.items():
+        say(f"chats, tiers: {name}")
+        tokens = load.first + load.turns * (load.turn + load.output)
+        llm = LLM(str(folder), cache__pool=str(_pool_bytes(folder, load.in_pool * tokens)),
+                  **settings)  # fmt: skip
+        answers[name], rows[name] = _run(llm, load)
+        llm.close()
+    pairs = zip(answers["off"], answers["host"], strict=True)
+    rows["wrong"] = sum(a != b for one, other in pairs for a, b in zip(one, other, strict=True))
+    rows["speedup"] = rows["host"]["output_tokens_per_s"] / rows["off"]["output_tokens_per_s"]
+    rows["p99_ttft_ratio"] = rows["host"]["p99_ttft_s"] / rows["off"]["p99_ttft_s"]
+    return rows
+
+
+def _pool_bytes(folder: Path, tokens: int) -> int:
+    """Bytes of a pool with room for `tokens` tokens, and a little for the turn that comes."""
+    llm = LLM(str(folder), cache__pool="64MiB", scheduler__max_step_tokens=16)
+    pool = llm.built.pool
+    return (tokens // pool.block_size + 8) * pool.block_bytes
+
+
+def _run(llm: LLM, load: ChatLoad) -> tuple[list[list[int]], dict[str, float]]:
+    rng = random.Random(7)
+    vocabulary = llm.built.info.vocab_size
+
+    def words(count: int) -> list[int]:
+        return [rng.randrange(16, vocabulary) for _ in range(count)]
+
+    histories = [words(load.first) for _ in range(load.sessions)]
+    later: list[float] = []
+    slowest = [0.0] * load.sessions
+    start = time.monotonic()
+    for turn in range(load.turns):
+        if turn:
+            for history in histories:
+                history += words(load.turn)
+        for first in range(0, load.sessions, load.at_once):
+            group = range(first, min(first + load.at_once, load.sessions))
+            for number, seconds in _together(llm, {n: histories[n] for n in group}, load).items():
+                if turn:
+                    later.append(seconds)
+                    slowest[number] = max(slowest[number], seconds)
+    taken = time.monotonic() - start
+    return histories, {
+        "seconds": taken,
+        "output_tokens_per_s": load.sessions * load.turns * load.output / taken,
+        "p50_ttft_s": median(later),
+        "p99_ttft_s": percentile(later, 99),
+        "sessions_within_1_s": float(sum(s <= WITHIN_SECONDS for s in slowest)),
+    }
+
+
+def _together(llm: LLM, prompts: dict[int, list[int]], load: ChatLoad) -> dict[int, float]:
+    """One turn of some sessions at once; their histories grow. Seconds to the first token."""
     engine = llm.built.engine
-    chats: dict[str, _Chat] = {}
-    due: list[tuple[float, str]] = []
-    began = time.monotonic()
-    for number in range(scale.chats):
-        source = random.Random(f"chat/{seed}/{number}")
-        prompt = draw_prompt(source, scale.chat_prompt, vocab_size=scale.vocab_size)
-        chats[str(number)] = _Chat(prompt, scale.chat_turns, source)
-        due.append((began + source.random() * scale.think, str(number)))
-    heapq.heapify(due)
-    ttft: list[float] = []
-    while due or engine.has_work:
-        now = time.monotonic()
-        while due and due[0][0] <= now:
-            when, name = heapq.heappop(due)
-            chats[name].due, chats[name].waiting = when, True
-            engine.add(
-                GenerationRequest(
-                    request_id=f"{seed}/{name}/{chats[name].turns}",
-                    prompt_token_ids=tuple(chats[name].prompt), sampling=_SAMPLING,
-                    arrival=now, session_id=f"{seed}/{name}",
-                )
-            )  # fmt: skip
-        if not engine.has_work:
-            engine.tend()
-            time.sleep(min(0.005, max(0.0, due[0][0] - now)))
-            continue
+    start = time.monotonic()
+    sampling = SamplingParams(max_tokens=load.output, temperature=0.0, ignore_eos=True)
+    for number, prompt in prompts.items():
+        engine.add(
+            GenerationRequest(
+                request_id=f"{number}-{start}", prompt_token_ids=tuple(prompt),
+                sampling=sampling, arrival=start, session_id=str(number),
+            )
+        )  # fmt: skip
+    first: dict[int, float] = {}
+    while engine.has_work:
         for delta in engine.step():
             if delta.error is not None:
                 raise delta.error
-            name = delta.request_id.split("/")[-2]
-            chat = chats[name]
-            if chat.waiting and delta.token_ids:
-                chat.waiting = False
-                ttft.append(time.monotonic() - chat.due)
-            chat.reply += delta.token_ids
-            if delta.finish_reason is not None and _next_turn(chat, scale):
-                pause = chat.source.expovariate(1 / scale.think)
-                heapq.heappush(due, (time.monotonic() + pause, name))
+            number = int(delta.request_id.partition("-")[0])
+            first.setdefault(number, time.monotonic() - start)
+            prompts[number] += delta.token_ids
         if engine.blocked:
-            engine.wait_for_transfers(0.01)
-    return time.monotonic() - began, ttft
-
-
-def _next_turn(chat: _Chat, scale: Scale) -> bool:
-    chat.prompt += chat.reply
-    chat.prompt += draw_prompt(chat.source, TURN, vocab_size=scale.vocab_size)
-    chat.reply = []
-    chat.turns -= 1
-    return chat.turns > 0
+            engine.wait_for_transfers(0.25)
+    return first

@@ -1,0 +1,42 @@
+"""The hierarchy's bench on a tiny model: every figure is there, and no token differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from stepwell.evaluate.brain_bench import BrainScale  # noqa: E402
+from stepwell.evaluate.hierarchy_bench import (  # noqa: E402
+    HierarchyOptions,
+    drop_page_cache,
+    run_hierarchy_bench,
+)
+from stepwell.evaluate.local_redis import binary  # noqa: E402
+
+
+def test_every_figure_is_there(tiny_shape: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    result = run_hierarchy_bench(
+        HierarchyOptions(
+            folder=tiny_shape, prompt=200, repeats=2, sick=3, sick_prompt=100, workdir=tmp_path,
+            brain=BrainScale(chunks=40_000, sessions=400, plans=50),
+        ),
+        say=said.append,
+    )  # fmt: skip
+    assert result["wrong_tokens"] == 0
+    for name in ("host", "disk", "disk_restart"):
+        assert result[f"ttft_speedup_{name}"] > 0
+        assert len(result[name]["restored"]) == 2
+    assert (result["ttft_speedup_network"] is None) == (binary() is None)
+    assert set(result["sick"]) and result["sick_tier_p99_ratio"] > 0
+    assert result["plan_p99_ms_1m_chunks"] > 0 and result["bytes_per_chunk"] > 0
+    assert "ceiling" in said
+
+
+def test_dropping_the_page_cache_needs_no_file_to_be_open(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 4096)
+    drop_page_cache(tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"x" * 4096
