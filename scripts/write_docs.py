@@ -40,6 +40,7 @@ def numbers() -> str:
     lines: list[str] = []
     for name, title in (
         ("serve-qwen", "Qwen2.5-0.5B's shape, random weights, bf16"),
+        ("hierarchy-qwen", "The same shape with lower tiers (`stepwell bench hierarchy qwen`)"),
         ("serve-house-quick", "The house model (`stepwell bench serve --quick`)"),
     ):
         result = _result(name)
@@ -47,16 +48,42 @@ def numbers() -> str:
             _add_budget(name, result)
             machine = result["machine"]
             gib = machine["memory_total"] / (1 << 30)
+            rows = _hierarchy_rows(result) if "sick" in result else _serve_rows(result)
             lines += [
                 f"**{title}**, {machine['cores']} cores of {machine['cpu']}, {gib:.0f} GiB, "
                 f"{result['date'][:10]} (`bench/results/{name}.json`):",
                 "",
                 "| | |",
                 "|---|---|",
-                *(f"| {label} | {value} |" for label, value in _serve_rows(result)),
+                *(f"| {label} | {value} |" for label, value in rows),
                 "",
             ]
     return "\n".join(lines)
+
+
+def _hierarchy_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """A session of 2,048 tokens that returns to a device pool that has forgotten it."""
+    rows = []
+    for name, label in (
+        ("host", "host memory"),
+        ("disk", "disk, page cache dropped"),
+        ("disk_restart", "disk, after a restart"),
+        ("network", "Redis on loopback"),
+    ):
+        if name in result:
+            speedup = result[f"ttft_speedup_{name}"]
+            rows.append((f"time to first token, restored from {label}", f"{speedup:.0f}x faster"))
+    rows.append(("tokens that differ from recomputing", str(result["wrong_tokens"])))
+    p50, p99 = result["sick_tier_p50_ratio"], result["sick_tier_p99_ratio"]
+    rows.append(("worst sick host tier against no tiers, p50 and p99", f"{p50:.2f}, {p99:.2f}"))
+    chats = result.get("chats")
+    if chats:
+        label = f"{chats['load']['sessions']} chats on a pool for {chats['load']['in_pool']}"
+        rows.append((f"{label}: output tokens/s, tiers against none", f"{chats['speedup']:.1f}x"))
+    plan, size = result["plan_p99_ms_1m_chunks"], result["bytes_per_chunk"]
+    rows.append(("plan for 32k tokens among 1,000,000 chunks, p99", f"{plan:.2f} ms"))
+    rows.append(("the brain's memory for a chunk", f"{size:.0f} bytes"))
+    return rows
 
 
 def _add_budget(name: str, result: dict[str, Any]) -> None:

@@ -316,3 +316,22 @@ def test_a_session_moves_from_one_replica_to_another(make_tiered: MakeTiered, pl
         assert restored(second) >= 3 * 256
         first.close()
         second.close()
+
+
+def test_a_hanging_tier_does_not_hold_the_devices_blocks(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one store that hangs keeps its chunk; those behind it are given up."""
+    monkeypatch.setattr("stepwell.engine.tiers._STORE_SECONDS", 0.2)
+    hangs = Faults(hang=1.0, hang_seconds=5.0)
+    llm = LLM(
+        str(tiny_checkpoint), cache__pool=POOL, tiers__chunk_blocks=2, tiers__host="8MiB",
+        wrap_tier=lambda name, tier: FaultyTier(tier, hangs),
+    )  # fmt: skip
+    run(llm, [tokens_of(400, 1)])
+    engine = llm.built.engine
+    assert engine.stats().blocks_used > 2
+    time.sleep(0.3)
+    engine.tend()
+    assert engine.stats().blocks_used <= 2
+    llm.close()

@@ -34,6 +34,7 @@ from stepwell.engine.sequence import Sequence as Seq
 from stepwell.tier.contract import Buffer
 from stepwell.tier.mover import Mover
 
+_STORE_SECONDS = 3.0  # a store that has not begun by then is not worth its device blocks
 BlockBytes = Callable[[Sequence[int]], list[Buffer]]
 """Byte views of device blocks; they must stay valid until the transfer is reported."""
 
@@ -67,7 +68,7 @@ class Tiers:
         self._chunk_blocks = chunk_blocks
         self._chunk_tokens = chunk_blocks * cache.block_size
         self._loads: dict[int, _Load] = {}
-        self._stores: dict[int, list[int]] = {}
+        self._stores: dict[int, tuple[list[int], float]] = {}
         self._lookups: dict[int, Seq] = {}
         self._sources: dict[bytes, list[int]] = {}
         self.restored_tokens = 0
@@ -151,6 +152,7 @@ class Tiers:
     def tick(self, now: float) -> None:
         """Once a step, and now and then while idle."""
         self.collect(now)
+        self._give_up_stores(now)
         self.hierarchy.tick(now)
         self._carry_out(now)
 
@@ -211,13 +213,25 @@ class Tiers:
             )
             return
         self._cache.hold(blocks)
-        self._stores[order.order_id] = blocks
+        self._stores[order.order_id] = (blocks, now)
         self.mover.submit(order, self._block_bytes(blocks))
 
+    def _give_up_stores(self, now: float) -> None:
+        """A tier that hangs must not hold the device's blocks: what has waited too long to begin
+        is cancelled, oldest first."""
+        late = []
+        for order_id, (_, submitted) in self._stores.items():
+            if now - submitted < _STORE_SECONDS:
+                break
+            late.append(order_id)
+        if late:
+            self.mover.cancel(late)
+            self.collect(now)
+
     def _ended(self, event: TransferReport) -> None:
-        blocks = self._stores.pop(event.order_id, None)
-        if blocks is not None:
-            self._cache.let_go(blocks)
+        store = self._stores.pop(event.order_id, None)
+        if store is not None:
+            self._cache.let_go(store[0])
             return
         load = self._loads.pop(event.order_id, None)
         if load is None:
