@@ -80,9 +80,8 @@ def _hierarchy_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     if chats:
         label = f"{chats['load']['sessions']} chats on a pool for {chats['load']['in_pool']}"
         rows.append((f"{label}: output tokens/s, tiers against none", f"{chats['speedup']:.1f}x"))
-    plan, size = result["plan_p99_ms_1m_chunks"], result["bytes_per_chunk"]
+    plan = result["plan_p99_ms_1m_chunks"]
     rows.append(("plan for 32k tokens among 1,000,000 chunks, p99", f"{plan:.2f} ms"))
-    rows.append(("the brain's memory for a chunk", f"{size:.0f} bytes"))
     return rows
 
 
