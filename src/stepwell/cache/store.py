@@ -95,7 +95,7 @@ class ChunkStore:
         size = self._announce(row, target)
         order = MoveChunk(
             order_id=self.next_order_id(), key=_key(self.table, row), source=source,
-            target=target, size=size, meta=self._meta(row),
+            target=target, size=self.table.size[source][row], meta=self._meta(row),
         )  # fmt: skip
         if not self.table.pins[row]:
             self.books[target].policy.insert(row, now)

@@ -119,8 +119,13 @@ class Carrier:
             self._write(lane, job, order, [value])
             return
         changes_lane = job.then is not None
-        value = _memory(order.size) if changes_lane else _scratch(worker, order.size)
         try:
+            # What the tier has, not what the order expected: a read of another length is CORRUPT.
+            size = self._tiers[order.source].size_of(order.key)
+            if size is None:
+                self._desk.finish(job, _read_outcome(ReadOutcome.MISSING, order.source))
+                return
+            value = _memory(size) if changes_lane else _scratch(worker, size)
             read = self._tiers[order.source].read(order.key, [value])
         except Exception as error:
             self._desk.finish(job, _failed(error, order.source))
