@@ -22,6 +22,7 @@ from stepwell.base.request import Delta, GenerationRequest  # noqa: E402
 from stepwell.base.sampling import SamplingParams  # noqa: E402
 from stepwell.cache.cost import PrefillCost  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
+from stepwell.tier.contract import Tier  # noqa: E402
 from stepwell.tier.faulty import Faults, FaultyTier  # noqa: E402
 from tests.redis_server import needs_server, redis_server  # noqa: E402
 
@@ -265,17 +266,23 @@ def test_split_computes_the_front_while_the_back_is_loaded(
 def test_a_sick_tier_changes_no_token(
     tiny_checkpoint: Path, plain: LLM, monkeypatch: pytest.MonkeyPatch, faults: Faults
 ) -> None:
-    import stepwell.engine.build_tiers as module
+    sick: list[FaultyTier] = []
 
-    real = module.HostTier
-    monkeypatch.setattr(module, "HostTier", lambda **k: FaultyTier(real(**k), faults=faults))
-    llm = LLM(str(tiny_checkpoint), cache__pool=POOL, tiers__chunk_blocks=2, tiers__host="8MiB")
+    def wrap(name: TierName, tier: Tier) -> FaultyTier:
+        sick.append(FaultyTier(tier, faults))
+        return sick[-1]
+
+    llm = LLM(
+        str(tiny_checkpoint), wrap_tier=wrap, cache__pool=POOL, tiers__chunk_blocks=2,
+        tiers__host="8MiB",
+    )  # fmt: skip
     slow_compute(llm, monkeypatch)
     prompts = [tokens_of(200 + 11 * i, i) for i in range(6)]
     expected = run(plain, prompts)
     for _ in range(4):
         assert run(llm, prompts) == expected
         llm.built.engine.clear_cache()
+    assert sick[0].injected.total() or faults.bytes_per_second, "the faults never came"
     llm.close()
 
 
