@@ -12,9 +12,9 @@ test: $(VENV)/.tested
 	$(BIN)/python -m pytest -q
 	$(MAKE) --no-print-directory unit-no-torch
 
-# Slow campaigns too: minutes to an hour.
+# Slow campaigns too, and new random examples: minutes to an hour.
 test-full: $(VENV)/.tested
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	STEPWELL_EXAMPLES=new $(BIN)/python -m pytest -q -m "slow or not slow"
 	$(MAKE) --no-print-directory unit-no-torch
 
 # The brain and the nouns must work where torch is not installed.

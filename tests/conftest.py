@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 # Workers that wait do not spin: tests share their machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Re-count the engine's books after every step (see engine/build.py).
@@ -13,3 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The models of the tests are tiny: a second thread only waits. Kernel tests ask for two themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples every time, so that a red run means a change; `make test-full` draws new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("new", derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("STEPWELL_EXAMPLES", "same"))

@@ -16,7 +16,13 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 pytest.importorskip("numpy")
 pytest.importorskip("xxhash")
@@ -46,7 +52,7 @@ from stepwell.tier.mover import LaneConfig, Mover
 CHUNK = 16 << 10
 CHUNKS_OF_HOST = 40
 CONVERSATIONS, LONGEST = 16, 24
-EXAMPLES, STEPS = 60, 250  # some 13,000 steps in all, more than half of them requests
+EXAMPLES, STEPS = 80, 250  # some 11,000 steps in all, more than half of them requests
 LAYOUT = b"sixteen bytes ok"
 NO_FAULTS = Faults()
 FAULTS = [
@@ -68,7 +74,9 @@ def content_of(key: bytes) -> bytes:
 
 
 class BrainAndTiers(RuleBasedStateMachine):
-    """`held`: what each tier has, by reports and orders."""
+    """`held`: what each tier has, by reports and orders. `steps`: rules run, over all examples."""
+
+    steps = 0
 
     @initialize(policy=st.sampled_from(sorted(POLICIES)))
     def start(self, policy: str) -> None:
@@ -242,6 +250,7 @@ class BrainAndTiers(RuleBasedStateMachine):
 
     @invariant()
     def books_balance(self) -> None:
+        BrainAndTiers.steps += 1
         if hasattr(self, "brain"):
             self.brain.check()
 
@@ -259,10 +268,16 @@ class BrainAndTiers(RuleBasedStateMachine):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-BrainAndTiers.TestCase.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=STEPS,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-TestBrainAndTiers = pytest.mark.timeout(600)(BrainAndTiers.TestCase)
+@pytest.mark.timeout(900)
+def test_brain_and_tiers() -> None:
+    BrainAndTiers.steps = 0
+    run_state_machine_as_test(
+        BrainAndTiers,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert BrainAndTiers.steps >= 10_000

@@ -212,6 +212,22 @@ def test_the_index_is_rebuilt_from_the_segments(tmp_path: Path, damage: str) -> 
     tier.close()
 
 
+def test_what_was_deleted_before_its_row_was_committed_stays_deleted(tmp_path: Path) -> None:
+    """No row of these frames was ever committed; the next start must not find them past the mark."""
+    tier = open_tier(tmp_path)
+    put(tier, 1)
+    tier.flush()
+    put(tier, 2)
+    put(tier, 3)
+    tier.delete([key_of(2), key_of(3)])
+    tier.close()
+
+    tier = open_tier(tmp_path)
+    assert [chunk.key for chunk in tier.scan()] == [key_of(1)]
+    assert tier.recovery.scanned == tier.recovery.recovered == 0
+    tier.close()
+
+
 def test_the_format_file_is_made_again(tmp_path: Path) -> None:
     filled(tmp_path)
     (tmp_path / "format").unlink()

@@ -96,4 +96,4 @@ class DiskMachine(RuleBasedStateMachine):
 
 
 TestDisk = DiskMachine.TestCase
-TestDisk.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestDisk.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -69,12 +69,13 @@ class BadFrame:
 
 @dataclass(slots=True)
 class Batch:
-    """One commit: rows to put and to remove, quarantine records, watermarks, dead
-    segments, and numbers of segments that no longer have a watermark."""
+    """One commit: rows to put and to remove, quarantine records, segments whose watermark moved,
+    their watermarks, dead segments, and numbers of segments that no longer have a watermark."""
 
     rows: dict[int, Row] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
     bad: list[BadFrame] = field(default_factory=list)
+    touched: set[int] = field(default_factory=set)
     watermarks: dict[int, int] = field(default_factory=dict)
     dead: list[Segment] = field(default_factory=list)
     removed: set[int] = field(default_factory=set)
@@ -145,6 +146,7 @@ class Books:
         segment.live += row.location.footprint
         self.where[row.key] = row.location.pack()
         self.pending.rows[row.location.sequence] = row
+        self.pending.touched.add(row.location.segment)
         self.pending_bytes += row.location.footprint
         self.pending_index += _ROW_BYTES + len(row.meta)
 
@@ -164,6 +166,7 @@ class Books:
         if row is not None:
             self.pending_index -= _ROW_BYTES + len(row.meta)
         self.pending.gone.add(location.sequence)  # a commit may be putting the row just now
+        self.pending.touched.add(location.segment)  # or a start would find the frame past it
         if reason:
             self.pending.bad.append(BadFrame(key, location, reason))
             self.pending_index += _ROW_BYTES
@@ -183,7 +186,7 @@ class Books:
             batch.removed.add(segment.number)
             if self.active is segment:
                 self.active = None
-        touched = {row.location.segment for row in batch.rows.values()} & self.segments.keys()
+        touched = batch.touched & self.segments.keys()
         batch.watermarks |= {number: self.segments[number].watermark for number in touched}
         self.pending_bytes = self.pending_index = 0
         return batch
@@ -193,7 +196,10 @@ class Books:
         newer = self.pending
         rows = {n: row for n, row in batch.rows.items() if n not in newer.gone}
         self.pending = Batch(
-            rows=rows | newer.rows, gone=batch.gone | newer.gone, bad=batch.bad + newer.bad
+            rows=rows | newer.rows,
+            gone=batch.gone | newer.gone,
+            bad=batch.bad + newer.bad,
+            touched=batch.touched | newer.touched,
         )
         self.pending.removed = batch.removed - {segment.number for segment in batch.dead}
         self.segments |= {segment.number: segment for segment in batch.dead}
