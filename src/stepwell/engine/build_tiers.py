@@ -176,7 +176,7 @@ def _open_stores(
     if config.remote:
         stores[TierName.REMOTE] = _open_remote(config)
         specs.append(TierSpec(name=TierName.REMOTE, capacity_bytes=0, shared=True, persistent=True))
-        decisions.append(Decision("tiers.remote", "connected", "tiers.remote"))
+        decisions.append(Decision("tiers.remote", "configured", "tiers.remote"))
     return stores, specs, decisions
 
 
