@@ -213,7 +213,7 @@ def test_the_index_is_rebuilt_from_the_segments(tmp_path: Path, damage: str) -> 
 
 
 def test_what_was_deleted_before_its_row_was_committed_stays_deleted(tmp_path: Path) -> None:
-    """No row of these frames was ever committed; the next start must not find them past the mark."""
+    """No row of these frames was committed; the next start must not find them past the mark."""
     tier = open_tier(tmp_path)
     put(tier, 1)
     tier.flush()
