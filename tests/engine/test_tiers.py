@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from stepwell.base.errors import ConfigError  # noqa: E402
 from stepwell.base.hierarchy import TierName  # noqa: E402
 from stepwell.base.request import Delta, GenerationRequest  # noqa: E402
 from stepwell.base.sampling import SamplingParams  # noqa: E402
@@ -174,6 +176,29 @@ def test_context_survives_a_restart_on_disk(
     second = make_tiered(**settings)
     assert run(second, prompts) == expected
     assert restored(second) >= 4 * 256
+
+
+def test_a_failed_build_lets_go_of_the_disk(
+    make_tiered: MakeTiered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While later tiers are opened, and after all are: the same process can open it again."""
+    disk = {"tiers__disk": str(tmp_path / "disk"), "tiers__disk_capacity": "64MiB",
+            "tiers__disk_free_floor": "1MiB"}  # fmt: skip
+    with pytest.raises(ConfigError, match="scheme"):
+        make_tiered(**disk, tiers__remote="http://nowhere")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no warm-up today")
+
+    threads = threading.active_count()
+    with monkeypatch.context() as patched:
+        patched.setattr("stepwell.engine.build._warm_up", fail)
+        with pytest.raises(RuntimeError, match="today"):
+            make_tiered(**disk)
+    assert threading.active_count() == threads, "a thread of the mover is left"
+
+    llm = make_tiered(**disk)
+    assert llm.built.open_tiers is not None
 
 
 def test_other_weights_never_find_the_chunks(

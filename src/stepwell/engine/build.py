@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ Progress = Callable[[str], None]
 # model (12 MiB): offline 8 % slower with one thread, over HTTP 28 % faster, because the event loop
 # has a core of its own (docs/lab-notes.md).
 _ONE_THREAD_BYTES = 64 << 20
+_GIVE_UP_SECONDS = 5.0  # for transfers under way when building fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def build_engine(
     """Load the model, allocate the pool, open the tiers, warm up.
 
     `wrap_tier`: replaces each lower tier as it is opened (fault injection). Raises ModelError,
-    HardwareError, ConfigError, TierError.
+    HardwareError, ConfigError, TierError, OSError: then no tier stays open.
     """
     say = progress or (lambda text: None)
     folder = find_checkpoint(config.model.path)
@@ -105,13 +107,16 @@ def build_engine(
     decisions += kernels.decisions()
     info = _info(config, folder, hf_config, loaded, resolved)
     cache = _make_cache(config, loaded, pool, info)
-    lower = None
-    if any_tier(config.tiers):
-        lower = open_tiers(config.tiers, config.cache, pool, cache, say=say, wrap=wrap_tier)
-        decisions += lower.decisions
-    engine = _assemble(config, loaded, pool, info, cache, lower)
-    say("warming up")
-    _warm_up(engine, config, info, pool_tokens=pool.num_blocks * pool.block_size)
+    with ExitStack() as undo:
+        lower = None
+        if any_tier(config.tiers):
+            lower = open_tiers(config.tiers, config.cache, pool, cache, say=say, wrap=wrap_tier)
+            undo.callback(lower.close, _GIVE_UP_SECONDS)
+            decisions += lower.decisions
+        engine = _assemble(config, loaded, pool, info, cache, lower)
+        say("warming up")
+        _warm_up(engine, config, info, pool_tokens=pool.num_blocks * pool.block_size)
+        undo.pop_all()
     return BuiltEngine(
         engine=engine,
         info=info,

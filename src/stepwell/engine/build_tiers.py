@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +73,7 @@ def open_tiers(
     wrap: WrapTier | None = None,
 ) -> OpenTiers:
     """Open what [tiers] names, adopt what it holds, and measure it. `wrap`: put around each store
-    once it has been measured. Raises ConfigError,
-    TierError, OSError."""
+    once it has been measured. Raises ConfigError, TierError, OSError: then nothing stays open."""
     if pool.storage.device.type != "cpu":
         raise ConfigError(
             "lower tiers need model.device = cpu at present.",
@@ -83,27 +83,37 @@ def open_tiers(
         raise ConfigError("lower tiers need cache.prefix_caching.", param="cache.prefix_caching")
     blocks, sized = _chunk_blocks(config, pool)
     chunk_bytes = blocks * pool.block_bytes
-    stores, specs, decisions = _open_stores(config, say)
-    hierarchy = Hierarchy(
-        specs,
-        chunk_tokens=blocks * pool.block_size,
-        chunk_bytes=chunk_bytes,
-        policy=POLICIES[config.policy],
-    )
-    decisions = [sized, *decisions]
+    with ExitStack() as undo:
+        stores, specs, decisions = _open_stores(config, say, undo)
+        hierarchy = Hierarchy(
+            specs,
+            chunk_tokens=blocks * pool.block_size,
+            chunk_bytes=chunk_bytes,
+            policy=POLICIES[config.policy],
+        )
+        decisions = [sized, *decisions, *_adopt(hierarchy, specs, stores)]
+        for name, store in stores.items():
+            say(f"measuring the {name.name.lower()} tier")
+            decisions.append(_probe(hierarchy, name, store, chunk_bytes))
+        if wrap is not None:
+            stores = {name: wrap(name, store) for name, store in stores.items()}
+        tiers = _assemble(hierarchy, stores, pool, cache, chunk_blocks=blocks)
+        undo.pop_all()
+    return OpenTiers(tiers=tiers, stores=stores, decisions=tuple(decisions))
+
+
+def _adopt(
+    hierarchy: Hierarchy, specs: Sequence[TierSpec], stores: dict[TierName, Tier]
+) -> list[Decision]:
+    """Enter into the books what tiers of this process alone hold from earlier ones."""
+    decisions = []
     for spec in specs:
         if spec.persistent and not spec.shared:
             entries = ((c.key, c.size, c.meta) for c in stores[spec.name].scan())
             count = hierarchy.adopt(spec.name, entries, time.monotonic())
             why = "chunks found from earlier processes"
             decisions.append(Decision(f"tiers.{spec.name.name.lower()}.adopted", count, why))
-    for name, store in stores.items():
-        say(f"measuring the {name.name.lower()} tier")
-        decisions.append(_probe(hierarchy, name, store, chunk_bytes))
-    if wrap is not None:
-        stores = {name: wrap(name, store) for name, store in stores.items()}
-    tiers = _assemble(hierarchy, stores, pool, cache, chunk_blocks=blocks)
-    return OpenTiers(tiers=tiers, stores=stores, decisions=tuple(decisions))
+    return decisions
 
 
 def _assemble(
@@ -151,8 +161,9 @@ def _host_bytes(config: TiersConfig) -> int:
 
 
 def _open_stores(
-    config: TiersConfig, say: Progress
+    config: TiersConfig, say: Progress, undo: ExitStack
 ) -> tuple[dict[TierName, Tier], list[TierSpec], list[Decision]]:
+    """Open each tier that is asked for; `undo` is given its closing."""
     stores: dict[TierName, Tier] = {}
     specs: list[TierSpec] = []
     decisions: list[Decision] = []
@@ -160,6 +171,7 @@ def _open_stores(
     if host:
         say("allocating the host tier")
         stores[TierName.HOST] = HostTier(capacity=host)
+        undo.callback(stores[TierName.HOST].close)
         specs.append(TierSpec(name=TierName.HOST, capacity_bytes=host))
         decisions.append(Decision("tiers.host", format_bytes(host), "tiers.host"))
     if config.disk:
@@ -169,12 +181,14 @@ def _open_stores(
             free_floor=parse_bytes(config.disk_free_floor),
         )
         disk = DiskTier(Path(config.disk).expanduser(), options=options)
+        undo.callback(disk.close)
         stores[TierName.DISK] = disk
         specs.append(TierSpec(name=TierName.DISK, capacity_bytes=options.usable, persistent=True))
         why = f"{config.disk}: {disk.recovery}"
         decisions.append(Decision("tiers.disk", config.disk_capacity, why))
     if config.remote:
         stores[TierName.REMOTE] = _open_remote(config)
+        undo.callback(stores[TierName.REMOTE].close)
         specs.append(TierSpec(name=TierName.REMOTE, capacity_bytes=0, shared=True, persistent=True))
         decisions.append(Decision("tiers.remote", "configured", "tiers.remote"))
     return stores, specs, decisions
