@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ torch = pytest.importorskip("torch")
 from stepwell.base.config import load_config  # noqa: E402
 from stepwell.base.errors import ConfigError, HardwareError, PoolDoesNotFit  # noqa: E402
 from stepwell.engine.resolve import resolve, resolve_pool  # noqa: E402
-from stepwell.hardware.machine import Machine, read_machine  # noqa: E402
+from stepwell.hardware.machine import Machine, cgroup_memory, read_machine  # noqa: E402
 
 FAST = Machine("cpu", 2, frozenset({"avx512_bf16"}), 1 << 34, 1 << 33)
 SLOW = Machine("cpu", 2, frozenset({"avx2"}), 1 << 34, 1 << 33)
@@ -80,7 +81,25 @@ def test_pool_that_does_not_fit_is_refused() -> None:
         resolve_pool(tiny, max_model_len=160, block_bytes=1 << 20, memory_available=1 << 30)
 
 
+def test_a_host_tier_that_does_not_fit_is_refused_before_anything_is_loaded() -> None:
+    config = load_config(overrides={"tiers.host": "8GiB"})  # FAST has as much, and not all for it
+    with pytest.raises(HardwareError, match=r"7\.2 GiB or less") as refused:
+        resolve(config, model_config(), FAST)
+    assert refused.value.code == "hardware_error" and refused.value.param == "tiers.host"
+    resolve(load_config(overrides={"tiers.host": "7GiB"}), model_config(), FAST)
+
+
 def test_machine_facts_are_plausible() -> None:
     machine = read_machine()
     assert 1 <= machine.cores <= 4096
     assert 0 < machine.memory_available <= machine.memory_total
+
+
+def test_a_containers_memory_is_what_it_could_have(tmp_path: Path) -> None:
+    assert cgroup_memory(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 400\nactive_file 0\n")
+    assert cgroup_memory(tmp_path) == (1000, 300)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert cgroup_memory(tmp_path) is None

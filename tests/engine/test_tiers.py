@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from stepwell.base.errors import ConfigError  # noqa: E402
+from stepwell.base.errors import ConfigError, HardwareError  # noqa: E402
 from stepwell.base.hierarchy import TierName  # noqa: E402
 from stepwell.base.request import Delta, GenerationRequest  # noqa: E402
 from stepwell.base.sampling import SamplingParams  # noqa: E402
 from stepwell.cache.cost import PrefillCost  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
+from stepwell.hardware.machine import read_machine  # noqa: E402
 from stepwell.tier.contract import Tier  # noqa: E402
 from stepwell.tier.faulty import Faults, FaultyTier  # noqa: E402
 from tests.redis_server import needs_server, redis_server  # noqa: E402
@@ -191,6 +193,11 @@ def test_a_failed_build_lets_go_of_the_disk(
         raise RuntimeError("no warm-up today")
 
     threads = threading.active_count()
+    machine = replace(read_machine(), memory_available=8 << 20)
+    with monkeypatch.context() as patched:  # weights and pool have taken the memory meanwhile
+        patched.setattr("stepwell.engine.build_tiers.read_machine", lambda: machine)
+        with pytest.raises(HardwareError, match=r"tiers.host is 8.0 MiB, but 8.0 MiB"):
+            make_tiered(**disk, tiers__host="8MiB")
     with monkeypatch.context() as patched:
         patched.setattr("stepwell.engine.build._warm_up", fail)
         with pytest.raises(RuntimeError, match="today"):

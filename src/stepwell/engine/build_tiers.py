@@ -22,7 +22,9 @@ from stepwell.cache.manager import CacheManager
 from stepwell.cache.policy.registry import POLICIES
 from stepwell.cache.settings import TierSpec
 from stepwell.codec import LAYOUT_BYTES, RawCodec
+from stepwell.engine.resolve import check_host_tier
 from stepwell.engine.tiers import Tiers
+from stepwell.hardware.machine import read_machine
 from stepwell.model.identity import LAYOUT_VERSION
 from stepwell.model.pool import KVPool
 from stepwell.tier.contract import Buffer, Tier
@@ -73,7 +75,8 @@ def open_tiers(
     wrap: WrapTier | None = None,
 ) -> OpenTiers:
     """Open what [tiers] names, adopt what it holds, and measure it. `wrap`: put around each store
-    once it has been measured. Raises ConfigError, TierError, OSError: then nothing stays open."""
+    once it has been measured. Raises ConfigError, HardwareError, TierError, OSError: then nothing
+    stays open."""
     if pool.storage.device.type != "cpu":
         raise ConfigError(
             "lower tiers need model.device = cpu at present.",
@@ -169,6 +172,7 @@ def _open_stores(
     decisions: list[Decision] = []
     host = _host_bytes(config)
     if host:
+        check_host_tier(host, memory_available=read_machine().memory_available)
         say("allocating the host tier")
         stores[TierName.HOST] = HostTier(capacity=host)
         undo.callback(stores[TierName.HOST].close)

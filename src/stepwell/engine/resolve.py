@@ -21,6 +21,7 @@ from stepwell.hardware.machine import Machine
 # sequence would change the others, so the context ends where the change begins.
 _BATCH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 _POOL_SHARE = 0.5  # of the memory that is left beside the weights
+_HOST_SHARE = 0.9  # of the memory that is left: a step and the interpreter need some too
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,12 @@ class Resolved:
 
 
 def resolve(config: Config, hf_config: Any, machine: Machine) -> Resolved:
-    """Device, precision and context length. Raises HardwareError or ConfigError."""
+    """Device, precision and context length. Raises HardwareError or ConfigError, also for a host
+    tier that this machine cannot hold."""
     device, device_why = _device(config)
     dtype, dtype_why = _dtype(config, hf_config, machine, device)
     length, length_why = _max_model_len(config, hf_config)
+    check_host_tier(parse_bytes(config.tiers.host), memory_available=machine.memory_available)
     decisions = (
         Decision("model.device", device.type, device_why),
         Decision("model.dtype", str(dtype).removeprefix("torch."), dtype_why),
@@ -78,6 +81,20 @@ def resolve_pool(
         )
     why += f"; {blocks} blocks of {size} tokens, {format_bytes(blocks * block_bytes)}"
     return blocks, Decision("cache.num_blocks", blocks, why)
+
+
+def check_host_tier(size: int, *, memory_available: int) -> None:
+    """Raises HardwareError for a host tier of `size` bytes that would get the process killed.
+    `memory_available`: bytes left at that moment. Asked before the weights are loaded, and again
+    before the tier is allocated."""
+    most = int(memory_available * _HOST_SHARE)
+    if size > most:
+        raise HardwareError(
+            f"tiers.host is {format_bytes(size)}, but {format_bytes(memory_available)} of memory "
+            "are left.",
+            hint=f"Set it to {format_bytes(most)} or less, lower cache.pool, or use tiers.disk.",
+            param="tiers.host",
+        )
 
 
 def _device(config: Config) -> tuple[torch.device, str]:

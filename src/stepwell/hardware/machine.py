@@ -79,14 +79,19 @@ def _memory() -> tuple[int, int]:
         return total, total // 2
     rows = dict(line.split(":", 1) for line in info.read_text().splitlines())
     total, available = (int(rows[k].split()[0]) * 1024 for k in ("MemTotal", "MemAvailable"))
-    limit, used = (_read_int(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit is not None and used is not None:
+    container = cgroup_memory(Path("/sys/fs/cgroup"))
+    if container is not None:
+        limit, used = container
         total, available = min(total, limit), min(available, max(0, limit - used))
     return total, available
 
 
-def _read_int(path: str) -> int | None:
+def cgroup_memory(folder: Path) -> tuple[int, int] | None:
+    """Limit and use of a container in bytes, None where it has no limit. File pages that were not
+    read again, such as a checkpoint's, are not counted: the kernel drops them before it kills."""
     try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):
+        limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return limit, used - int(dict(rows)["inactive_file"])
+    except (OSError, ValueError, KeyError):
         return None
