@@ -185,7 +185,6 @@ class BrainAndTiers(RuleBasedStateMachine):
             self.submit(order)
         if cancels:
             self.mover.cancel([order.order_id for order in orders[::2]])
-            self.brain.abandon(name, now)
         self.drain()
         keys += [key_of(conversation, length + i) for i in range(more)]
         self.brain.close(name, keys, len(keys), time.monotonic())

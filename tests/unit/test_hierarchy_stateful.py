@@ -159,8 +159,6 @@ class HierarchyMachine(RuleBasedStateMachine):
     def close(self, data: st.DataObject, output: list[int], computed: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.requests)))
         tenant, chain, _ = self.requests.pop(name)
-        if data.draw(st.booleans()):
-            self.brain.abandon(name, self.now)
         keys = chain_keys(tenant, chain + output)
         self.brain.close(name, keys, len(keys) if computed else 1, self.now)
         self.accept(self.brain.take_orders())

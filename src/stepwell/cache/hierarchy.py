@@ -4,8 +4,7 @@ A body calls, for each request:
 
     plan      what to restore                       changes nothing
     begin     the request is admitted               pins; LoadChunks to carry out
-    report    each order's end                      unpins
-    abandon   it no longer wants its loads          they stay pinned until they report
+    report    each order's end                      unpins; a load that is cancelled reports too
     close     the reply is over, or preempted       StoreChunks through `take_orders`
 
 and once a step `tick` and `take_orders`. Time comes only through `now`, in seconds on the body's
@@ -221,10 +220,6 @@ class Hierarchy:
             self._looked_up(event)
         else:
             self._transfer_ended(event)
-
-    def abandon(self, request_id: str, now: float) -> None:
-        """The request no longer wants its loads (computed meanwhile, or aborted). Chunks stay
-        pinned until their orders report; `close` is still to come."""
 
     def close(
         self,

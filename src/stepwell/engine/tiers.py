@@ -164,7 +164,6 @@ class Tiers:
             sequence.lookup = None
         if sequence.restore is not None:
             self.mover.cancel(sequence.restore.pending.values())
-            self.hierarchy.abandon(sequence.sequence_id, now)
             sequence.restore = None
         size = self._chunk_blocks
         keys = self._cache.published_keys(sequence.sequence_id)[size - 1 :: size]
