@@ -193,11 +193,13 @@ class Hierarchy:
     def lookup(self, request: ChainRequest, now: float) -> LookupChunks | None:
         """Ask a shared tier about the rest of a chain, where that may pay. Ask once a request,
         before `plan`; report the answer; then plan."""
+        books = next((b for b in self._books.values() if b.spec.shared and b.healthy), None)
+        if books is None:
+            return None
         known = len(self._store.table.find(request.keys))
         first = max(known, request.device_chunks)
         keys = tuple(request.keys[first:])
-        books = next((b for b in self._books.values() if b.spec.shared and b.healthy), None)
-        if books is None or not keys:
+        if not keys:
             return None
         size = self.chunk_tokens
         recompute = self.prefill.marginal(tokens=len(keys) * size, context=first * size)
