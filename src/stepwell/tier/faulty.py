@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from stepwell.codec.buffers import flat_views, total_bytes
 from stepwell.tier.contract import (
     Buffer,
     ReadOutcome,
@@ -23,7 +24,6 @@ from stepwell.tier.contract import (
     TierUsage,
     WriteOutcome,
 )
-from stepwell.tier.frame import byte_views, payload_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +116,11 @@ class FaultyTier:
             self.inner.damage(key, at=draw.randrange(1 << 30))
         outcome = self.inner.read(key, out)
         if outcome is ReadOutcome.OK:
-            views = byte_views(out)
+            views = flat_views(out)
             if views and self._happens(draw, "corrupt_above", faults.corrupt_above):
                 view = draw.choice(views)
                 view[draw.randrange(len(view))] ^= 1 << draw.randrange(8)
-            self._throttle(payload_bytes(views), began)
+            self._throttle(total_bytes(views), began)
         return outcome
 
     def write(self, key: bytes, parts: Sequence[Buffer], *, meta: bytes = b"") -> WriteOutcome:
@@ -133,7 +133,7 @@ class FaultyTier:
             return WriteOutcome.FULL
         outcome = self.inner.write(key, parts, meta=meta)
         if outcome is WriteOutcome.STORED:
-            self._throttle(payload_bytes(parts), began)
+            self._throttle(total_bytes(parts), began)
         return outcome
 
     def delete(self, keys: Iterable[bytes]) -> None:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import xxhash
 
+from stepwell.codec.buffers import total_bytes
 from stepwell.tier.contract import KEY_BYTES, Buffer
 
 MAGIC = b"STEPWELL"
@@ -76,23 +77,6 @@ class Frame:
     payload: Buffer
 
 
-def byte_views(parts: Sequence[Buffer]) -> list[Buffer]:
-    """The parts as flat views of bytes, empty ones left out. ValueError if not contiguous."""
-    views = []
-    for part in parts:
-        view = memoryview(part)
-        if not view.c_contiguous:
-            raise ValueError("parts must be contiguous")
-        if view.nbytes:
-            views.append(view if view.format == "B" and view.ndim == 1 else view.cast("B"))
-    return views
-
-
-def payload_bytes(parts: Sequence[Buffer]) -> int:
-    """Bytes of all parts together."""
-    return sum(part.nbytes for part in parts)
-
-
 def build_header(
     *, key: bytes, parts: Sequence[Buffer], meta: bytes = b"", stamp: int = 0, place: int = 0
 ) -> bytes:
@@ -100,7 +84,7 @@ def build_header(
 
     Raises ValueError for a key, meta or payload that no frame can hold.
     """
-    size = payload_bytes(parts)
+    size = total_bytes(parts)
     if len(key) != KEY_BYTES or len(meta) > MAX_META_BYTES or size > MAX_PAYLOAD_BYTES:
         raise ValueError(
             f"a frame holds a key of {KEY_BYTES} bytes and at most {MAX_META_BYTES} bytes of meta"
@@ -156,7 +140,7 @@ def check_body(
     """None if this is the frame of `key`, and meta and parts are its bytes."""
     if header.key != key:
         return FrameFault.KEY
-    if header.meta_size != len(meta) or header.payload_size != payload_bytes(parts):
+    if header.meta_size != len(meta) or header.payload_size != total_bytes(parts):
         return FrameFault.LENGTH
     return None if _digest(meta, parts) == header.digest else FrameFault.BODY
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from stepwell.codec.buffers import flat_views, total_bytes
 from stepwell.tier.contract import (
     Buffer,
     ReadOutcome,
@@ -36,10 +37,8 @@ from stepwell.tier.frame import (
     HEADER_BYTES,
     FrameFault,
     build_header,
-    byte_views,
     check_body,
     parse_header,
-    payload_bytes,
 )
 
 log = logging.getLogger("stepwell.tier.disk")
@@ -105,7 +104,7 @@ class DiskTier:
 
     def read(self, key: bytes, out: Sequence[Buffer]) -> ReadOutcome:
         """See `Tier`. The frame goes straight into `out` and is verified there."""
-        views = byte_views(out)
+        views = flat_views(out)
         while True:
             with self._lock:
                 self._check_open()
@@ -122,8 +121,8 @@ class DiskTier:
 
     def write(self, key: bytes, parts: Sequence[Buffer], *, meta: bytes = b"") -> WriteOutcome:
         """See `Tier`. Raises ValueError for what no frame can hold."""
-        views = byte_views(parts)
-        slot = self._reserve(key, aligned(HEADER_BYTES + len(meta) + payload_bytes(views)))
+        views = flat_views(parts)
+        slot = self._reserve(key, aligned(HEADER_BYTES + len(meta) + total_bytes(views)))
         if isinstance(slot, WriteOutcome):
             return slot
         number = slot.segment.number
@@ -137,7 +136,7 @@ class DiskTier:
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 return WriteOutcome.FULL
             raise
-        size = payload_bytes(views)
+        size = total_bytes(views)
         at = Location(slot.sequence, slot.offset, size, number, len(meta))
         with self._lock:
             self.books.add(Row(key, at, bytes(meta)))
@@ -243,7 +242,7 @@ class DiskTier:
                 got = self.medium.read(fd, [head, *out], at.offset)
         except FileNotFoundError:
             return FrameFault.SHORT
-        if payload_bytes(out) != at.size:
+        if total_bytes(out) != at.size:
             return FrameFault.LENGTH
         if got != len(head) + at.size:
             return FrameFault.SHORT

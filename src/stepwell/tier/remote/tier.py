@@ -18,6 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from stepwell.codec.buffers import flat_views, total_bytes
 from stepwell.tier.contract import (
     KEY_BYTES,
     Buffer,
@@ -31,10 +32,8 @@ from stepwell.tier.frame import (
     FrameFault,
     FrameHeader,
     build_header,
-    byte_views,
     check_body,
     parse_header,
-    payload_bytes,
 )
 from stepwell.tier.remote.config import RemoteConfig
 from stepwell.tier.remote.wire import Replies, ServerError, pack, pack_gathered, socket_of
@@ -69,7 +68,7 @@ class RemoteTier:
         self, keys: Sequence[bytes], outs: Sequence[Sequence[Buffer]]
     ) -> list[ReadOutcome]:
         """Ask for all, then receive all: the way to the server is waited for once."""
-        views = [byte_views(out) for out in outs]
+        views = [flat_views(out) for out in outs]
         commands = b"".join(pack(b"GET", self._name(key)) for key in keys)
 
         def exchange(connection: Any) -> list[ReadOutcome]:
@@ -89,8 +88,8 @@ class RemoteTier:
 
         FULL when the server is out of memory and evicts nothing.
         """
-        views = byte_views(parts)
-        size = HEADER_BYTES + len(meta) + payload_bytes(views)
+        views = flat_views(parts)
+        size = HEADER_BYTES + len(meta) + total_bytes(views)
         if size > self._config.max_value_bytes:
             raise OSError(f"{size} bytes are more than the network tier takes in one value")
         ttl = b"%d" % self._config.ttl_seconds
@@ -236,7 +235,7 @@ def _receive(replies: Replies, key: bytes, out: Sequence[Buffer]) -> ReadOutcome
     left -= len(start)
     header = parse_header(start)
     good = not isinstance(header, FrameFault) and header.frame_size == size
-    if good and not isinstance(header, FrameFault) and header.payload_size == payload_bytes(out):
+    if good and not isinstance(header, FrameFault) and header.payload_size == total_bytes(out):
         meta = memoryview(bytearray(header.meta_size))
         for view in (meta, *out):
             replies.into(view)
