@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import tempfile
 import threading
@@ -19,38 +18,12 @@ from stepwell.tier.host import HostTier
 from stepwell.tier.null import NullTier
 from stepwell.tier.remote import RemoteConfig, RemoteTier
 from tests.redis_server import needs_server, redis_server
+from tests.values import content, key, read, write
 
 CAPACITY = 64 << 20
 SMALL = 8 << 20  # of the tiers that are filled up
 SIZES = (0, 1, 87, 4096, 65_535, 65_536, 65_537, 196_608 + 192, 3_000_001)
 SCANS = ("host", "faulty", "disk")
-
-
-def key(name: object) -> bytes:
-    return hashlib.sha256(str(name).encode()).digest()
-
-
-def content(name: object, size: int) -> bytes:
-    return random.Random(str(name)).randbytes(size)
-
-
-def split(data: bytes | bytearray, seed: object) -> list[memoryview]:
-    """Views of `data`, cut at odd places, empty ones among them."""
-    cuts = random.Random(f"cut {seed}")
-    places = sorted(cuts.randint(0, len(data)) for _ in range(cuts.randint(0, 6)))
-    view = memoryview(data)
-    return [view[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
-
-
-def write(tier: Tier, name: object, size: int, *, meta: bytes = b"") -> WriteOutcome:
-    return tier.write(key(name), split(content(name, size), name), meta=meta)
-
-
-def read(tier: Tier, name: object, size: int, *, seed: object = 0) -> bytes | ReadOutcome:
-    """The bytes if the tier says OK, else what it says."""
-    out = bytearray(size)
-    outcome = tier.read(key(name), split(out, seed))
-    return bytes(out) if outcome is ReadOutcome.OK else outcome
 
 
 @pytest.fixture(scope="module")

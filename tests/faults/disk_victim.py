@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.tier.disk.medium import Medium
-from tests.tier.disk_helpers import KIB, MIB, key_of, open_tier, put
+from tests.tier.disk_helpers import KIB, MIB, open_tier, put
+from tests.values import key
 
 
 class DyingMedium(Medium):
@@ -102,7 +103,7 @@ def run(directory: Path, *, seed: int, at: int, half: bool) -> None:
             if len(held) > 25:
                 victims = [held.pop(source.randrange(12)) for _ in range(2)]
                 say("gone", *victims)
-                tier.delete(map(key_of, victims))
+                tier.delete(map(key, victims))
             if source.random() < 0.1:
                 tier.flush()
                 say("flushed")

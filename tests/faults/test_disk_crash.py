@@ -17,12 +17,12 @@ from tests.tier.disk_helpers import (
     check_books,
     disk_bytes,
     get,
-    key_of,
     meta_of,
     open_tier,
     put,
     value_of,
 )
+from tests.values import key
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,8 +54,8 @@ def check_after(path: Path, said: list[list[str]]) -> None:
         value = get(tier, name)
         assert value == value_of(name) or (name not in held and value is ReadOutcome.MISSING), name
     metas = {chunk.key: chunk.meta for chunk in tier.scan()}
-    assert metas.keys() >= {key_of(n) for n in held}
-    assert all(metas[key_of(n)] == meta_of(n) for n in ever if key_of(n) in metas)
+    assert metas.keys() >= {key(n) for n in held}
+    assert all(metas[key(n)] == meta_of(n) for n in ever if key(n) in metas)
     for name in range(5):  # and it goes on working
         assert put(tier, name) in (WriteOutcome.STORED, WriteOutcome.PRESENT)
         assert get(tier, name) == value_of(name)

@@ -10,7 +10,8 @@ import pytest
 
 from stepwell.base.errors import TierUnusable
 from stepwell.tier.contract import ReadOutcome
-from tests.tier.disk_helpers import check_books, get, key_of, meta_of, open_tier, put, value_of
+from tests.tier.disk_helpers import check_books, get, meta_of, open_tier, put, value_of
+from tests.values import key
 
 NAMES = range(40)
 GONE = (ReadOutcome.MISSING, ReadOutcome.CORRUPT)
@@ -35,7 +36,7 @@ def check(path: Path) -> tuple[int, int]:
     """(right, gone) after opening what was damaged."""
     tier = open_tier(path)
     check_books(tier)
-    names = {key_of(name): name for name in NAMES}
+    names = {key(name): name for name in NAMES}
     for chunk in tier.scan():
         name = names[chunk.key]
         assert (chunk.size, chunk.meta) == (len(value_of(name)), meta_of(name))
@@ -87,7 +88,7 @@ def test_flips_under_a_running_tier(tmp_path: Path) -> None:
     tier = open_tier(tmp_path / "tier")
     source = random.Random(4)
     for name in NAMES:
-        at = tier.books.find(key_of(name))
+        at = tier.books.find(key(name))
         assert at is not None
         path = tier.files.path(at.segment)
         with path.open("r+b") as file:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from stepwell.tier.contract import ReadOutcome, WriteOutcome
-from tests.tier.disk_helpers import MIB, check_books, get, key_of, open_tier, put, value_of
+from tests.tier.disk_helpers import MIB, check_books, get, open_tier, put, value_of
+from tests.values import key
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_a_full_filesystem(small_disk: Path) -> None:
     # Room again: the brain evicts, and the tier takes writes and flushes as before.
     stored = [n for n, outcome in outcomes.items() if outcome is WriteOutcome.STORED]
     try:
-        tier.delete([key_of(n) for n in stored[: len(stored) // 2]])
+        tier.delete([key(n) for n in stored[: len(stored) // 2]])
     except OSError as error:
         assert error.errno == 28
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from itertools import pairwise
@@ -11,14 +10,10 @@ from typing import Any
 
 from stepwell.tier.contract import ReadOutcome
 from stepwell.tier.disk import DiskOptions, DiskTier
+from tests.values import key
 
 KIB = 1 << 10
 MIB = 1 << 20
-
-
-def key_of(name: int) -> bytes:
-    """A key that a chunk could have."""
-    return hashlib.sha256(name.to_bytes(8, "little")).digest()
 
 
 def value_of(name: int) -> bytes:
@@ -54,16 +49,16 @@ def put(tier: DiskTier, name: int) -> Any:
     value = value_of(name)
     cuts = (0, len(value) // 3, len(value) // 2, len(value))
     parts = [memoryview(value[a:b]) for a, b in pairwise(cuts)]
-    return tier.write(key_of(name), parts, meta=meta_of(name))
+    return tier.write(key(name), parts, meta=meta_of(name))
 
 
 def get(tier: DiskTier, name: int) -> bytes | ReadOutcome:
     """Read a named value into two buffers; its bytes, or why not."""
-    size = tier.size_of(key_of(name))
+    size = tier.size_of(key(name))
     if size is None:
         size = len(value_of(name))
     first, second = bytearray(size // 2), bytearray(size - size // 2)
-    outcome = tier.read(key_of(name), [memoryview(first), memoryview(second)])
+    outcome = tier.read(key(name), [memoryview(first), memoryview(second)])
     return bytes(first + second) if outcome is ReadOutcome.OK else outcome
 
 
@@ -78,8 +73,8 @@ def check_books(tier: DiskTier) -> None:
     """The books equal a recount from the map and from the files."""
     books = tier.books
     live = dict.fromkeys(books.segments, 0)
-    for key in books.where:
-        at = books.find(key)
+    for name in books.where:
+        at = books.find(name)
         assert at is not None
         live[at.segment] += at.footprint
         assert at.offset + at.footprint <= books.segments[at.segment].tail

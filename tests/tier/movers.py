@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from stepwell.base.hierarchy import (
     Event,
@@ -22,20 +21,15 @@ from stepwell.codec import CodecSpec, RawCodec
 from stepwell.tier.contract import Buffer, ReadOutcome, WriteOutcome
 from stepwell.tier.host import HostTier
 from stepwell.tier.mover import Mover
+from tests import values
+from tests.values import key
 
 LAYOUT = bytes(range(16))
 FAR = 1e9
 BLOCK = 10_000
 BLOCKS = 3
 SIZE = BLOCK * BLOCKS
-
-
-def key(name: object) -> bytes:
-    return hashlib.sha256(str(name).encode()).digest()
-
-
-def content(name: object, size: int = SIZE) -> bytes:
-    return random.Random(str(name)).randbytes(size)
+content = partial(values.content, size=SIZE)
 
 
 def blocks(data: bytes = bytes(SIZE)) -> tuple[bytearray, list[Buffer]]:

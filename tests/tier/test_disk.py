@@ -22,12 +22,12 @@ from tests.tier.disk_helpers import (
     check_books,
     disk_bytes,
     get,
-    key_of,
     meta_of,
     open_tier,
     put,
     value_of,
 )
+from tests.values import key
 
 
 def test_what_is_written_is_read_after_a_restart(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_what_is_written_is_read_after_a_restart(tmp_path: Path) -> None:
     assert tier.recovery.scanned == tier.recovery.recovered == tier.recovery.dropped == 0
     assert [get(tier, name) for name in range(50)] == [value_of(name) for name in range(50)]
     assert [(c.key, c.size, c.meta) for c in tier.scan()] == [
-        (key_of(n), len(value_of(n)), meta_of(n)) for n in range(50)
+        (key(n), len(value_of(n)), meta_of(n)) for n in range(50)
     ]
     check_books(tier)
     tier.close()
@@ -52,11 +52,11 @@ def test_what_is_written_is_read_after_a_restart(tmp_path: Path) -> None:
 def test_unknown_deleted_and_wrongly_sized(tmp_path: Path) -> None:
     tier = open_tier(tmp_path)
     put(tier, 1), put(tier, 2)
-    tier.delete([key_of(1), key_of(99)])
+    tier.delete([key(1), key(99)])
 
     assert get(tier, 1) is get(tier, 99) is ReadOutcome.MISSING
-    assert tier.contains([key_of(1), key_of(2)]) == {key_of(2)}
-    assert tier.read(key_of(2), [memoryview(bytearray(5))]) is ReadOutcome.CORRUPT
+    assert tier.contains([key(1), key(2)]) == {key(2)}
+    assert tier.read(key(2), [memoryview(bytearray(5))]) is ReadOutcome.CORRUPT
     assert get(tier, 2) is ReadOutcome.MISSING
     assert tier.usage().corrupt == 1
     tier.close()
@@ -68,10 +68,10 @@ def test_many_small_parts_and_typed_buffers(tmp_path: Path) -> None:
     tier = open_tier(tmp_path)
     value = os.urandom(3000)
     parts = [memoryview(value[i : i + 1]) for i in range(3000)]
-    assert tier.write(key_of(1), parts) is WriteOutcome.STORED
+    assert tier.write(key(1), parts) is WriteOutcome.STORED
     out = [bytearray(1) for _ in range(2992)]
     last = memoryview(bytearray(8)).cast("Q")
-    assert tier.read(key_of(1), [*map(memoryview, out), last]) is ReadOutcome.OK
+    assert tier.read(key(1), [*map(memoryview, out), last]) is ReadOutcome.OK
     assert b"".join(out) + last.tobytes() == value
     tier.close()
 
@@ -82,7 +82,7 @@ def test_never_more_than_the_quota(tmp_path: Path) -> None:
     while full < 30:
         if put(tier, name) is WriteOutcome.FULL:
             full += 1
-            tier.delete([key_of(n) for n in range(name - 100, name, 3)])
+            tier.delete([key(n) for n in range(name - 100, name, 3)])
         name += 1
         usage = tier.usage()
         assert usage.used <= usage.capacity + 128 * KIB
@@ -96,10 +96,10 @@ def test_never_more_than_the_quota(tmp_path: Path) -> None:
 def test_a_value_larger_than_a_segment_or_than_everything(tmp_path: Path) -> None:
     tier = open_tier(tmp_path)
     big = os.urandom(MIB)
-    assert tier.write(key_of(1), [memoryview(big)]) is WriteOutcome.STORED
-    assert tier.write(key_of(2), [memoryview(bytes(9 * MIB))]) is WriteOutcome.FULL
+    assert tier.write(key(1), [memoryview(big)]) is WriteOutcome.STORED
+    assert tier.write(key(2), [memoryview(bytes(9 * MIB))]) is WriteOutcome.FULL
     out = bytearray(MIB)
-    assert tier.read(key_of(1), [memoryview(out)]) is ReadOutcome.OK
+    assert tier.read(key(1), [memoryview(out)]) is ReadOutcome.OK
     assert out == big
     tier.close()
 
@@ -119,18 +119,18 @@ def test_dead_segments_go_at_once_and_compaction_frees_the_rest(tmp_path: Path) 
     tier.flush()
     half = len(names) // 2
     before = tier.usage().used
-    tier.delete([key_of(n) for n in names[:half]])
+    tier.delete([key(n) for n in names[:half]])
     dropped = tier.usage().used
     assert dropped < before * 0.7
     keep = names[half::2]
-    tier.delete([key_of(n) for n in names[half + 1 :: 2]])
+    tier.delete([key(n) for n in names[half + 1 :: 2]])
     assert tier.compact(40 * KIB) >= 0
     tier.compact(100 * MIB)
     assert tier.usage().used < dropped * 0.75
     check_books(tier)
     assert all(get(tier, n) == value_of(n) for n in keep)
     order = [c.key for c in tier.scan()]
-    assert order == [key_of(n) for n in keep]
+    assert order == [key(n) for n in keep]
     tier.close()
     tier = open_tier(tmp_path)
     assert all(get(tier, n) == value_of(n) for n in keep)
@@ -204,7 +204,7 @@ def test_the_index_is_rebuilt_from_the_segments(tmp_path: Path, damage: str) -> 
 
     assert tier.recovery.rebuilt
     assert tier.recovery.found == 60
-    assert [(c.key, c.meta) for c in tier.scan()] == [(key_of(n), meta_of(n)) for n in range(60)]
+    assert [(c.key, c.meta) for c in tier.scan()] == [(key(n), meta_of(n)) for n in range(60)]
     assert all(get(tier, name) == value_of(name) for name in range(60))
     assert heard[-1][0] == heard[-1][1] == tier.recovery.scanned
     assert (tmp_path / DAMAGED_FILE).exists() == (damage not in ("deleted", "empty"))
@@ -219,11 +219,11 @@ def test_what_was_deleted_before_its_row_was_committed_stays_deleted(tmp_path: P
     tier.flush()
     put(tier, 2)
     put(tier, 3)
-    tier.delete([key_of(2), key_of(3)])
+    tier.delete([key(2), key(3)])
     tier.close()
 
     tier = open_tier(tmp_path)
-    assert [chunk.key for chunk in tier.scan()] == [key_of(1)]
+    assert [chunk.key for chunk in tier.scan()] == [key(1)]
     assert tier.recovery.scanned == tier.recovery.recovered == 0
     tier.close()
 
@@ -353,7 +353,7 @@ def test_threads(tmp_path: Path) -> None:
                 if value not in (value_of(name), ReadOutcome.MISSING):
                     wrong.append((name, value))
                 if step % 5 == seed % 5:
-                    tier.delete([key_of((name + 1) % 60)])
+                    tier.delete([key((name + 1) % 60)])
                 if step % 40 == seed:
                     tier.compact(MIB)
         except Exception as error:

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from stepwell.base.errors import TierInUse, TierUnusable
 from stepwell.cli.cache import TierDamaged, app
-from tests.tier.disk_helpers import get, key_of, open_tier, put, value_of
+from tests.tier.disk_helpers import get, open_tier, put, value_of
+from tests.values import key
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def call(*words: object) -> str:
 
 def spoil(path: Path, name: int) -> None:
     opened = open_tier(path)
-    at = opened.books.find(key_of(name))
+    at = opened.books.find(key(name))
     assert at is not None
     with opened.files.path(at.segment).open("r+b") as file:
         file.seek(at.end - 1)
@@ -45,10 +46,10 @@ def test_ls(tier: Path) -> None:
     listed = json.loads(call("ls", tier, "--json", "--limit", 3))
     assert listed["chunks"] == 30
     assert [c["meta"] for c in listed["listed"]] == ["meta 27", "meta 28", "meta 29"]
-    assert listed["listed"][0]["key"] == key_of(27).hex()
+    assert listed["listed"][0]["key"] == key(27).hex()
     text = call("ls", tier)
     assert "30 chunks (10 older ones not shown)" in text
-    assert key_of(29).hex()[:16] in text
+    assert key(29).hex()[:16] in text
 
 
 def test_verify_and_repair(tier: Path) -> None:

@@ -16,12 +16,12 @@ from tests.tier.disk_helpers import (
     check_books,
     disk_bytes,
     get,
-    key_of,
     meta_of,
     open_tier,
     put,
     value_of,
 )
+from tests.values import key
 
 NAMES = st.integers(0, 300)
 CAPACITY = 4 * MIB
@@ -56,7 +56,7 @@ class DiskMachine(RuleBasedStateMachine):
     @rule(names=st.lists(NAMES, max_size=20), step=st.integers(2, 7))
     def delete(self, names: list[int], step: int) -> None:
         gone = {*names, *sorted(self.held)[::step]}
-        self.tier.delete([key_of(name) for name in gone])
+        self.tier.delete([key(name) for name in gone])
         self.held -= gone
 
     @rule()
@@ -78,14 +78,14 @@ class DiskMachine(RuleBasedStateMachine):
         self.tier.close()
         (self.path / "index.sqlite").unlink()
         self.tier = open_tier(self.path, capacity=CAPACITY)
-        back = {n for n in range(330) if self.tier.contains([key_of(n)])}
+        back = {n for n in range(330) if self.tier.contains([key(n)])}
         assert back >= self.held  # deleted ones may come back, with their own bytes
         self.held = back
 
     @rule()
     def scan(self) -> None:
         found = {chunk.key: (chunk.size, chunk.meta) for chunk in self.tier.scan()}
-        assert found == {key_of(n): (len(value_of(n)), meta_of(n)) for n in self.held}
+        assert found == {key(n): (len(value_of(n)), meta_of(n)) for n in self.held}
 
     @invariant()
     def books_are_right(self) -> None:

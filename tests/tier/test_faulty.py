@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 import time
@@ -19,12 +18,9 @@ from stepwell.tier.host import HostTier
 from stepwell.tier.mover import LaneConfig
 from stepwell.tier.null import NullTier
 from tests.tier.movers import SIZE, blocks, content, host, load, mover, reports, store
+from tests.values import key
 
 DATA = random.Random(0).randbytes(10_000)
-
-
-def key(name: object) -> bytes:
-    return hashlib.sha256(str(name).encode()).digest()
 
 
 def faulty(**faults: float) -> FaultyTier:

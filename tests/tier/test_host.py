@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 
@@ -12,12 +11,9 @@ from hypothesis import strategies as st
 
 from stepwell.tier.contract import ReadOutcome, WriteOutcome
 from stepwell.tier.host import HostTier, PagePool, Run
+from tests.values import key
 
 PAGE = 4096
-
-
-def key(name: object) -> bytes:
-    return hashlib.sha256(str(name).encode()).digest()
 
 
 @given(st.integers(1, 40), st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=80))

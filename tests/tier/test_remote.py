@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -22,29 +20,9 @@ from stepwell.tier.contract import ReadOutcome, WriteOutcome
 from stepwell.tier.frame import HEADER_BYTES
 from stepwell.tier.remote import RemoteConfig, RemoteTier
 from tests.redis_server import free_port, needs_server, redis_server
+from tests.values import SIZE, content, key, read, write
 
 pytestmark = needs_server
-SIZE = 300_000
-
-
-def key(name: object) -> bytes:
-    return hashlib.sha256(str(name).encode()).digest()
-
-
-def content(name: object, size: int = SIZE) -> bytes:
-    return random.Random(str(name)).randbytes(size)
-
-
-def write(tier: RemoteTier, name: object, size: int = SIZE) -> WriteOutcome:
-    data = memoryview(content(name, size))
-    return tier.write(key(name), [data[:1000], data[1000:]], meta=b"meta")
-
-
-def read(tier: RemoteTier, name: object, size: int = SIZE) -> bytes | ReadOutcome:
-    out = bytearray(size)
-    view = memoryview(out)
-    outcome = tier.read(key(name), [view[:77], view[77:]])
-    return bytes(out) if outcome is ReadOutcome.OK else outcome
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +91,7 @@ def test_entries_expire_and_writing_again_renews(folder: Path) -> None:
 def test_a_damaged_entry_is_corrupt_and_deleted(folder: Path, at: int) -> None:
     setting = config(folder)
     tier = RemoteTier(setting)
-    write(tier, "a")
+    write(tier, "a", meta=b"meta")
     (name,) = names(folder, setting)
     with raw(folder) as client:
         old = client.getrange(name, at, at)
