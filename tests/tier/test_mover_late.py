@@ -61,6 +61,24 @@ def test_a_late_load_never_touches_blocks_that_were_given_back() -> None:
     moving.close(5)
 
 
+def test_loads_behind_one_that_is_late_do_not_speak_against_the_tier() -> None:
+    """One plan's loads share a deadline: one slow read among them is one failure, not ten."""
+    disk, clock = Gate(), Clock()
+    moving = mover(disk=disk, clock=clock)
+    put(moving, "a", DISK)
+    disk.open.clear()
+    deadline = clock.now + 1
+    for number in range(10):
+        moving.submit(load(number, "a", DISK, deadline=deadline), blocks()[1])
+        until(lambda: ("read", key("a")) in disk.calls)
+        clock.now += 1e-3
+    clock.now += 2
+    assert [e.failure for e in moving.poll()] == [Failure.DEADLINE] * 10
+    assert moving.usage().lanes[DISK].breaker is BreakerState.CLOSED
+    disk.open.set()
+    moving.close(5)
+
+
 def test_a_late_store_never_reads_blocks_that_were_given_back() -> None:
     disk, clock = Gate(), Clock()
     moving = mover(disk=disk, clock=clock, lanes={DISK: LaneConfig(stall_seconds=5)})

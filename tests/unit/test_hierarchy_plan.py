@@ -133,6 +133,30 @@ def test_a_tier_that_was_given_up_is_probed_now_and_then_and_found_again():
     assert modes[-1] is RestoreMode.LOAD
 
 
+def test_a_load_that_is_cut_off_tells_the_rate_of_what_arrived():
+    """A tier is 500 times slower than measured (its probe met a cache): one cut-off load is enough
+    to split the next ones, and a few are enough for a good estimate."""
+    seconds = 5e-6 * SIZE
+    brain = make(host=1e-8)
+    fill(brain, 32)
+    modes = []
+    for turn in range(4):
+        now = 1.0 + turn
+        plan = brain.plan(request(32, name=f"p{turn}"), now=now)
+        orders = brain.begin(plan, now)
+        for number, order in enumerate(orders, start=1):
+            done = now + number * seconds
+            late = Failure.DEADLINE if done > plan.deadline else None
+            finish(brain, min(done, plan.deadline), [order], late)
+        brain.close(f"p{turn}", keys(32), 32, now + 0.9)
+        modes.append(plan.mode)
+    assert modes[0] is RestoreMode.LOAD
+    assert set(modes[1:]) == {RestoreMode.SPLIT}
+    plan = brain.plan(request(32), now=9.0)
+    loaded = (plan.stop - plan.start) * seconds
+    assert 0.5 * loaded <= plan.load_seconds <= 2.0 * loaded
+
+
 def test_a_sick_tier_is_left_out_until_it_is_well():
     brain = make(host=1e-8)
     fill(brain, 8)
@@ -149,7 +173,7 @@ def test_a_missing_chunk_leaves_the_books_and_a_late_one_stays():
         plan = brain.plan(request(8), now=1.0)
         orders = brain.begin(plan, 1.0)
         assert len(orders) == 8
-        finish(brain, 1.1, orders, failure)
+        finish(brain, 1.0 + 1e-6, orders, failure)
         brain.check()
         assert brain.stats().tiers[HOST].chunks == left
         brain.close("r", [], 0, 1.2)

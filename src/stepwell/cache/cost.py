@@ -7,8 +7,10 @@ fade (`decay` per observation), so that a changed machine is followed:
     prefill of n tokens after c      seconds = overhead + n * linear + n * (c + n / 2) * attention
 
 Old observations also fade by a further factor with each one that is off by more than a factor of
-two: one outlier changes little, as a slow observation weighs little, but a tier that has become a
-hundred times slower is believed after some ten transfers instead of some hundred.
+two. A fast surprise is believed at once, because errors are relative and it weighs much. A slow one
+weighs little: for transfers, older observations fade by the fourth power of the ratio, so that it is
+believed at once too (a hiccup then costs one recomputation, a disbelieved sick tier many stalls);
+for prefill they do not, since a restore is allowed a share of the seconds of recomputing.
 
 A start-up probe enters as ordinary observations. Coefficients are kept non-negative. The spread of
 recent relative errors gives the margin of an upper estimate.
@@ -26,16 +28,20 @@ _SPREAD_WEIGHT = 0.1
 _LARGEST_ERROR = 4.0
 _SURPRISE = 2.0  # prediction and measurement differ by this factor
 _FADE_ON_SURPRISE = 0.25
+_SLOW_POWER = 4.0
 
 
 class FadingLeastSquares:
     """y ~ sum of coefficient * feature, coefficients >= 0, errors weighed relative to y.
 
     Weighing by 1 / y^2 makes a 10 % error on a short transfer count like one on a long transfer.
+    `slow_power`: by which power of predicted / measured older observations fade when a measurement
+    is surprisingly slow.
     """
 
-    def __init__(self, features: int, *, decay: float = 0.97) -> None:
+    def __init__(self, features: int, *, decay: float = 0.97, slow_power: float = 0.0) -> None:
         self._n = features
+        self._slow_power = slow_power
         self._decay = decay
         self._xx = [[0.0] * features for _ in range(features)]
         self._xy = [0.0] * features
@@ -53,7 +59,7 @@ class FadingLeastSquares:
             error = abs(predicted - y) / y
             self.spread += _SPREAD_WEIGHT * (min(error, _LARGEST_ERROR) - self.spread)
             if not y / _SURPRISE <= predicted <= y * _SURPRISE:
-                decay *= _FADE_ON_SURPRISE
+                decay *= _FADE_ON_SURPRISE * min(1.0, predicted / y) ** self._slow_power
         weight = 1.0 / (y * y)
         for i in range(self._n):
             row = self._xx[i]
@@ -121,7 +127,7 @@ class TransferCost:
     """Seconds to move bytes over one link; `in_flight` bytes ahead in the queue count too."""
 
     def __init__(self, *, decay: float = 0.95) -> None:
-        self._model = FadingLeastSquares(2, decay=decay)
+        self._model = FadingLeastSquares(2, decay=decay, slow_power=_SLOW_POWER)
         self.in_flight = 0
 
     @property

@@ -33,8 +33,9 @@ class _Load:
 
 @dataclass(slots=True)
 class _Group:
-    """The loads of one plan from one tier. `ahead`: bytes queued before them. `cut`: at least one
-    missed its deadline, so the whole took at least until then."""
+    """The loads of one plan from one tier. `ahead`: bytes queued before them. `last`: when the
+    last one arrived. `cut_at`: when one missed its deadline (None: none did), so the whole would
+    have taken at least until then."""
 
     load: _Load
     ahead: int
@@ -42,7 +43,7 @@ class _Group:
     open: int
     arrived: int = 0
     last: float = 0.0
-    cut: bool = False
+    cut_at: float | None = None
 
 
 class Ledger:
@@ -101,25 +102,24 @@ class Ledger:
         else:
             load.failed += 1
             if event.failure is Failure.DEADLINE:
-                group.cut, group.last = True, event.now
+                group.cut_at = event.now
         if not group.open:
             self._learn(group, tier)
         if not load.open:
             self._settle(load)
 
     def _learn(self, group: _Group, tier: TierName) -> None:
-        """One observation a group. A missed deadline says only `at least`, so it may raise the
-        estimate and never lowers it."""
-        books, seconds = self._books[tier], group.last - group.load.since
-        if group.cut:
-            size = group.ahead + group.size
-            if books.load.model_seconds(size) < seconds:
-                books.load.observe(size=size, seconds=seconds)
-        elif group.arrived:
-            books.load.observe(size=group.ahead + group.arrived, seconds=seconds)
-        else:
-            return
-        books.last_measured = group.load.since
+        """What arrived is an observation. A missed deadline says only `at least`, so it may raise
+        the estimate of the whole and never lowers it."""
+        load, began = self._books[tier].load, group.load.since
+        if group.arrived:
+            load.observe(size=group.ahead + group.arrived, seconds=group.last - began)
+        if group.cut_at is not None:
+            size, seconds = group.ahead + group.size, group.cut_at - began
+            if load.model_seconds(size) < seconds:
+                load.observe(size=size, seconds=seconds)
+        if group.arrived or group.cut_at is not None:
+            self._books[tier].last_measured = began
 
     def _settle(self, load: _Load) -> None:
         plan, sums = load.plan, self.sums

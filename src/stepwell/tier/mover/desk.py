@@ -152,6 +152,7 @@ class Desk:
         if job.state is JobState.QUEUED:
             job.buffers = ()  # else a thread has them, which drops them with the job
         job.state = JobState.DONE
+        job.ended = now
         job.handoff = None
         del self.jobs[job.order.order_id]
         for name in job.tiers:
@@ -254,7 +255,7 @@ class Desk:
         kind = "a lookup" if isinstance(job.order, LookupChunks) else "a load"
         if job.state is JobState.RUNNING:
             because = f"{kind} was not done by its deadline"
-        elif job.state is JobState.QUEUED and self.lanes[job.lane].blocked:
+        elif job.state is JobState.QUEUED and self.lanes[job.lane].blocked_since(job.submitted):
             because = f"{kind} could not begin: every thread is late"
         elif job.state is JobState.QUEUED:
             self.end(job, Outcome(failure=Failure.DEADLINE))  # busy is not sick

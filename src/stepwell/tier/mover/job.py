@@ -46,6 +46,7 @@ class Job:
     then: TierName | None = None
     state: JobState = JobState.QUEUED
     began: float | None = None
+    ended: float | None = None
     handoff: Buffer | None = None
 
     @property

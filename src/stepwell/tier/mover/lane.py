@@ -37,6 +37,11 @@ class Worker:
             bool(self.jobs) and all(job.state is JobState.DONE for job in self.jobs)
         )
 
+    @property
+    def late_since(self) -> float | None:
+        """When its last order was reported, None if it has none."""
+        return max((job.ended for job in self.jobs if job.ended is not None), default=None)
+
 
 class Probe:
     """Work: ask the tier whether it answers."""
@@ -93,10 +98,13 @@ class Lane:
         self._evictions_held = False  # the last ones failed; again after the next success
         self._sequence = 0
 
-    @property
-    def blocked(self) -> bool:
-        """Every thread is busy with something that is over: nothing here can begin."""
-        return all(worker.late for worker in self.workers)
+    def blocked_since(self, moment: float) -> bool:
+        """Since `moment` or before, every thread has been busy with what nobody waits for any
+        more: an order queued at that moment had no chance. (Orders of one plan share a deadline;
+        those queued behind a slow one are late, but say nothing more against the tier.)"""
+        return all(
+            worker.late and (worker.late_since or moment) <= moment for worker in self.workers
+        )
 
     @property
     def drained(self) -> bool:
