@@ -7,10 +7,10 @@ fade (`decay` per observation), so that a changed machine is followed:
     prefill of n tokens after c      seconds = overhead + n * linear + n * (c + n / 2) * attention
 
 Old observations also fade by a further factor with each one that is off by more than a factor of
-two. A fast surprise is believed at once, because errors are relative and it weighs much. A slow one
-weighs little: for transfers, older observations fade by the fourth power of the ratio, so that it is
-believed at once too (a hiccup then costs one recomputation, a disbelieved sick tier many stalls);
-for prefill they do not, since a restore is allowed a share of the seconds of recomputing.
+two. A fast surprise is believed at once, because errors are relative and it weighs much. A slow
+one weighs little: for transfers, older observations fade by the fourth power of the ratio, so that
+it is believed at once too (a hiccup then costs one recomputation, a disbelieved sick tier many
+stalls). For prefill they do not, since a restore is allowed a share of the recompute seconds.
 
 A start-up probe enters as ordinary observations. Coefficients are kept non-negative. The spread of
 recent relative errors gives the margin of an upper estimate.
