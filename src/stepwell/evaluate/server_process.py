@@ -66,6 +66,12 @@ class ServerProcess:
                 self.url = match[1]
         return self.url
 
+    def kill(self) -> None:
+        """As a power cut of this process: SIGKILL, nothing is tidied up."""
+        assert self._process is not None, "not started"
+        self._process.kill()
+        self._process.wait()
+
     def __exit__(self, *exc: object) -> None:
         process = self._process
         if process is None:

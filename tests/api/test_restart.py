@@ -1,0 +1,113 @@
+"""Real servers and a real client: context that survives kill -9, and that another replica resumes.
+
+The reply after a restore must be the reply of a server that never lost the context.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from stepwell.evaluate.server_process import ServerProcess
+from tests.redis_server import free_port, needs_server, redis_server
+
+pytest.importorskip("torch")
+
+SOURCE = random.Random(7)
+NOTES = "\n".join(f"note {i}: {SOURCE.randrange(10**6)}" for i in range(100))
+OPENING = [{"role": "user", "content": f"{NOTES}\nWhich notes are there?"}]
+Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Any:
+    """start(name, settings) -> a server that answers; ended after the test."""
+    with ExitStack() as stack:
+
+        def begin(name: str, **settings: str) -> ServerProcess:
+            pairs = {key.replace("__", "."): value for key, value in settings.items()}
+            pairs |= {"cache.pool": "64MiB"}
+            process = ServerProcess(
+                model="house", name="house", settings=pairs, log=tmp_path / f"{name}.log"
+            )
+            stack.enter_context(process)
+            process.wait_ready()
+            return process
+
+        yield begin
+
+
+def ask(server: ServerProcess, messages: list[dict[str, str]]) -> tuple[str, int]:
+    """The reply and how many prompt tokens came from memory."""
+    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+        reply = client.chat.completions.create(
+            model="house", messages=messages, max_tokens=24, temperature=0,
+            extra_body={"session_id": "ada"},
+        )  # fmt: skip
+    details = reply.usage.prompt_tokens_details
+    return reply.choices[0].message.content, details.cached_tokens
+
+
+def follow_up(reply: str) -> list[dict[str, str]]:
+    return [
+        *OPENING,
+        {"role": "assistant", "content": reply},
+        {"role": "user", "content": "And the last of them?"},
+    ]
+
+
+def metric(server: ServerProcess, name: str) -> float:
+    """Sum over all labels."""
+    page = httpx.get(server.url.removesuffix("/v1") + "/metrics", trust_env=False).text
+    lines = [line for line in page.splitlines() if line.startswith(name)]
+    assert lines, f"{name} is not in:\n{page[:2000]}"
+    return sum(float(line.split()[-1]) for line in lines)
+
+
+def wait_until_stored(server: ServerProcess) -> None:
+    """Until stores have ended; an idle server flushes a second later."""
+    deadline, before = time.monotonic() + 20, -1.0
+    while (stored := metric(server, "stepwell_tier_stored_bytes_total")) != before or not stored:
+        assert time.monotonic() < deadline
+        before = stored
+        time.sleep(0.5)
+    time.sleep(2.0)
+
+
+def test_a_session_survives_kill_9(start: Start, tmp_path: Path) -> None:
+    disk = {"tiers__disk": str(tmp_path / "disk"), "tiers__disk_capacity": "256MiB"}
+    first = start("first", **disk)
+    opening, cached = ask(first, OPENING)
+    assert cached == 0
+    wait_until_stored(first)
+    expected, cached = ask(first, follow_up(opening))  # what a server that never died answers
+    assert cached > 500
+    first.kill()
+
+    second = start("second", **disk)
+    reply, cached = ask(second, follow_up(opening))
+    assert reply == expected
+    assert cached > 300 and metric(second, "stepwell_restored_tokens_total") > 300
+    assert metric(second, "stepwell_tier_failures_total") == 0
+
+
+@needs_server
+def test_a_session_of_one_replica_resumes_on_another(start: Start, tmp_path: Path) -> None:
+    port = free_port()
+    with redis_server(tmp_path, port=port):
+        shared = {"tiers__remote": f"redis://127.0.0.1:{port}/0"}
+        first, second = start("a", **shared), start("b", **shared)
+        opening, _ = ask(first, OPENING)
+        wait_until_stored(first)
+        expected, _ = ask(first, follow_up(opening))
+        reply, cached = ask(second, follow_up(opening))
+        assert reply == expected
+        assert cached > 300 and metric(second, "stepwell_restored_tokens_total") > 300
