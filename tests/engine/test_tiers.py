@@ -348,6 +348,8 @@ def test_a_session_moves_from_one_replica_to_another(make_tiered: MakeTiered, pl
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)):
         url = f"unix://{folder}/redis.sock"
         first = make_tiered(tiers__remote=url)
+        (chosen,) = [d for d in first.built.decisions if d.name == "tiers.remote"]
+        assert chosen.because == f"tiers.remote = {url}"
         assert run(first, prompts) == expected
         settle(first)
         second = make_tiered(tiers__remote=url)

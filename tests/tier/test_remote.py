@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,9 +256,38 @@ def test_passwords(fresh: Path) -> None:
         right.close()
 
 
+def test_the_rights_that_the_docs_give_are_enough(fresh: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "hierarchy.md"
+    found = re.search(r"`(ACL SETUSER [^`]+)`", page.read_text(encoding="utf-8"))
+    assert found is not None
+    with redis_server(fresh):
+        with raw(fresh) as client:
+            client.execute_command(*found[1].replace("PASSWORD", "hush").split())
+        url = f"unix://stepwell@{fresh}/redis.sock?db=1"
+        tier = RemoteTier(RemoteConfig(url=url, password="hush"))
+        assert write(tier, "a") is WriteOutcome.STORED and read(tier, "a") == content("a")
+        assert write(tier, "a") is WriteOutcome.PRESENT and tier.size_of(key("a")) == SIZE
+        assert tier.contains([key("a")])
+        tier.delete([key("a")])
+        tier.close()
+        with raw(fresh) as client:
+            assert client.acl_log() == []
+
+
 def test_secrets_are_not_printed() -> None:
     setting = RemoteConfig(url="redis://me:hush@host/0", password="hush", username="me")
     assert "hush" not in repr(setting)
+    assert "hush" not in repr(RemoteTier(setting))
+
+
+@pytest.mark.parametrize("url", [
+    "redis://me:hush/hush@host:6379/0", "redis://host:hush", "redis://host/0?socket_timeout=hush",
+    "redis://host/0?hush=1",
+])  # fmt: skip
+def test_a_url_that_cannot_be_read_is_refused_and_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read") as refused:
+        RemoteTier(RemoteConfig(url=url))
+    assert "hush" not in "".join(traceback.format_exception(refused.value, chain=True))
 
 
 @pytest.mark.parametrize(

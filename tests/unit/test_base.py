@@ -13,6 +13,7 @@ from stepwell.base.config import Config, describe_settings, load_config
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import ConfigError, InvalidParameter, StepwellError
 from stepwell.base.sampling import SamplingParams
+from stepwell.base.secrets import redact_url
 from stepwell.base.units import format_bytes, format_seconds, parse_bytes
 
 
@@ -52,6 +53,35 @@ def test_file_then_overrides(tmp_path: Path) -> None:
 def test_a_wrong_setting_says_what_is_valid(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_config(write(tmp_path, text))
+
+
+def test_secrets_are_in_no_repr_and_no_message(tmp_path: Path) -> None:
+    config = load_config(
+        overrides={"tiers.remote": "redis://:hush@host", "server.api_keys": ["ada:hush"]}
+    )
+    assert "hush" not in repr(config)
+    for text in ("[tiers]\nremote = ['redis://:hush@host']", "[server]\napi_keys = 'ada:hush'"):
+        with pytest.raises(ConfigError) as refused:
+            load_config(write(tmp_path, text))
+        assert "hush" not in str(refused.value) and "string" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("", ""),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://me:hush@host:6379/0", "redis://***@host:6379/0"),
+        ("rediss://[::1]:6379?password=hush", "rediss://[::1]:6379?***"),
+        ("unix://:hush@/run/redis.sock", "unix://***@/run/redis.sock"),
+        ("redis://:hu/sh@host", "***"),
+        ("redis://:hu@sh@host", "***"),
+        ("redis://host/0?password=hu@sh", "***"),
+        (":hush@host", "***"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:

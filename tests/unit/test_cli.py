@@ -98,6 +98,10 @@ def test_config_check(run, tmp_path):
     assert code == 0 and "cache.block_size" in out and "secret" not in out
     shown = json.loads(run("config", "--check", str(file), "--json")[1])
     assert shown["set"] == {"cache.block_size": 32, "server.api_keys": "1 keys"}
+    file.write_text('[tiers]\nremote = "redis://me:secret@host/0"\n')
+    for arguments in ((), ("--json",)):
+        out = run("config", "--check", str(file), *arguments)[1]
+        assert "redis://***@host/0" in out and "secret" not in out
     file.write_text("[cache]\nblock_sise = 32\n")
     code, _, err = run("config", "--check", str(file))
     assert code == 2 and "invalid_config" in err and "block_size" in err
@@ -152,6 +156,10 @@ def test_set_reads_values_by_their_type():
     assert config.server.request_timeout == 5.0 and config.model.path == "m"
     with pytest.raises(ConfigError):
         make_config(settings=["server.port=[1"])
+    for wrong in ("server.api_keys=[hush", "tiers.remote:redis://:hush@host"):
+        with pytest.raises(ConfigError) as refused:
+            make_config(settings=[wrong])
+        assert "hush" not in str(refused.value)
 
 
 def test_generate(run, engines):

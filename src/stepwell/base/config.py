@@ -22,9 +22,10 @@ from stepwell.base.units import parse_bytes
 AUTO = "auto"
 
 
-def _setting(default: Any, text: str) -> Any:
-    """A field with its help text, which the docs and `--help` show."""
-    return field(default=default, metadata={"help": text})
+def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
+    """A field with its help text, which the docs and `--help` show. `secret`: its value may hold
+    one and is in no message and no repr."""
+    return field(default=default, repr=not secret, metadata={"help": text, "secret": secret})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,9 @@ class TiersConfig:
     disk: str = _setting("", "folder for context on disk, which survives restarts; empty: none")
     disk_capacity: str = _setting("32GiB", "most bytes in that folder, index included")
     disk_free_floor: str = _setting("1GiB", "bytes that its filesystem keeps free")
-    remote: str = _setting("", "Valkey or Redis shared by replicas, as redis://host:6379/0")
+    remote: str = _setting(
+        "", "Valkey or Redis shared by replicas, as redis://host:6379/0", secret=True
+    )
     remote_ttl: float = _setting(86400.0, "seconds after which the network tier forgets")
     policy: Literal["value", "lru", "s3fifo"] = _setting("value", "what stays when room is short")
     chunk_blocks: int = _setting(0, "blocks moved together; 0: from their size")
@@ -80,7 +83,7 @@ class ServerConfig:
 
     host: str = _setting("127.0.0.1", "address; any but loopback needs API keys")
     port: int = _setting(8000, "port; 0: any free one")
-    api_keys: tuple[str, ...] = _setting((), "keys as `tenant:key`, or a key alone")
+    api_keys: tuple[str, ...] = _setting((), "keys as `tenant:key`, or a key alone", secret=True)
     api_keys_file: str = _setting("", "file with one such entry a line")
     max_body: str = _setting("4MiB", "largest request body")
     requests_per_minute: int = _setting(0, "per tenant; 0: no limit")
@@ -139,6 +142,7 @@ def describe_settings() -> list[tuple[str, str, str, str]]:
 
 def _build(cls: Any, table: Mapping[str, Any], *, where: str) -> Any:
     hints = typing.get_type_hints(cls)
+    secret = {item.name for item in dataclasses.fields(cls) if item.metadata.get("secret")}
     values: dict[str, Any] = {}
     for key, value in table.items():
         name = f"{where}{key}"
@@ -151,17 +155,18 @@ def _build(cls: Any, table: Mapping[str, Any], *, where: str) -> Any:
                 raise ConfigError(f"{name} must be a section.", hint=f"Write [{name}].", param=name)
             values[key] = _build(hints[key], value, where=f"{name}.")
         else:
-            values[key] = _coerce(name, value, hints[key])
+            shown = f"a {type(value).__name__}" if key in secret else repr(value)
+            values[key] = _coerce(name, value, hints[key], shown=shown)
     return cls(**values)
 
 
-def _coerce(name: str, value: Any, hint: Any) -> Any:
+def _coerce(name: str, value: Any, hint: Any, *, shown: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is Literal:
         if value in typing.get_args(hint):
             return value
         valid = ", ".join(typing.get_args(hint))
-        raise ConfigError(f"{name} is {value!r}.", hint=f"Valid: {valid}.", param=name)
+        raise ConfigError(f"{name} is {shown}.", hint=f"Valid: {valid}.", param=name)
     if (
         origin is tuple
         and isinstance(value, list | tuple)
@@ -172,7 +177,7 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
         return float(value)
     if hint in (str, int, float, bool) and type(value) is hint:
         return value
-    raise ConfigError(f"{name} is {value!r}.", hint=f"It must be a {_type_name(hint)}.", param=name)
+    raise ConfigError(f"{name} is {shown}.", hint=f"It must be a {_type_name(hint)}.", param=name)
 
 
 def _type_name(hint: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stepwell.base.config import describe_settings, load_config
+from stepwell.base.secrets import redact_url
 from stepwell.cli import options
 from stepwell.cli.output import print_json, print_table
 
@@ -55,8 +56,10 @@ def _check(path: Path, *, as_json: bool) -> None:
 
 
 def _shown(name: str, value: object) -> object:
-    """Keys are never printed."""
+    """Keys and passwords are never printed."""
     if name == "server.api_keys":
         assert isinstance(value, tuple)
         return f"{len(value)} keys"
+    if name == "tiers.remote":
+        return redact_url(str(value))
     return value

@@ -51,7 +51,8 @@ def make_config(
     for item in settings or ():
         key, separator, value = item.partition("=")
         if not separator:
-            raise ConfigError(f"--set {item!r} has no value.", hint="Write section.key=value.")
+            name = item.partition(":")[0]  # what follows may be a value, and that a secret
+            raise ConfigError(f"--set {name!r} has no value.", hint="Write section.key=value.")
         overrides[key.strip()] = _read_value(key.strip(), value.strip())
     overrides |= {key: value for key, value in (flags or {}).items() if value is not None}
     if model is not None:
@@ -73,4 +74,5 @@ def _read_value(key: str, text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{key} is {text!r}.", hint=f"It must be a {kind}.") from error
+        shown = "not readable" if kind == "list of strings" else repr(text)  # keys are secret
+        raise ConfigError(f"{key} is {shown}.", hint=f"It must be a {kind}.") from error

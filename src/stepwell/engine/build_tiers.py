@@ -16,6 +16,7 @@ from stepwell.base.config import CacheConfig, TiersConfig
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import ConfigError
 from stepwell.base.hierarchy import TierName
+from stepwell.base.secrets import redact_url
 from stepwell.base.units import format_bytes, parse_bytes
 from stepwell.cache.hierarchy import Hierarchy
 from stepwell.cache.manager import CacheManager
@@ -194,7 +195,8 @@ def _open_stores(
         stores[TierName.REMOTE] = _open_remote(config)
         undo.callback(stores[TierName.REMOTE].close)
         specs.append(TierSpec(name=TierName.REMOTE, capacity_bytes=0, shared=True, persistent=True))
-        decisions.append(Decision("tiers.remote", "configured", "tiers.remote"))
+        why = f"tiers.remote = {redact_url(config.remote)}"
+        decisions.append(Decision("tiers.remote", "configured", why))
     return stores, specs, decisions
 
 

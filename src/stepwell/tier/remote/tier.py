@@ -18,6 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from stepwell.base.errors import ConfigError
 from stepwell.codec.buffers import flat_views, total_bytes
 from stepwell.tier.contract import (
     KEY_BYTES,
@@ -50,12 +51,10 @@ class RemoteTier:
     """
 
     def __init__(self, config: RemoteConfig) -> None:
-        """Connects at the first call, not here."""
+        """Connects at the first call, not here. ConfigError for a URL that cannot be read."""
         self._config = config
         self._prefix = config.prefix.encode()
-        self._client = redis.Redis.from_url(
-            config.url, retry=Retry(NoBackoff(), 0), **config.client_options()
-        )
+        self._client = _client(config)
         self._lock = threading.Lock()
         self._usage = TierUsage(capacity=0, used=0, chunks=0)
         self._closed = False
@@ -222,6 +221,22 @@ class RemoteTier:
                 writes=usage.writes + writes,
                 corrupt=usage.corrupt + corrupt,
             )
+
+
+def _client(config: RemoteConfig) -> redis.Redis:
+    try:
+        client = redis.Redis.from_url(
+            config.url, retry=Retry(NoBackoff(), 0), **config.client_options()
+        )
+        client.connection_pool.make_connection()  # checks the URL's options; connects nowhere
+        return client
+    except (ValueError, TypeError):
+        raise ConfigError(
+            "the network tier's URL cannot be read.",
+            hint="Write scheme://host:port/db; in a user or password, write / ? # @ as %2F %3F "
+            "%23 %40, or give the password by STEPWELL_REMOTE_PASSWORD.",
+            param="tiers.remote",
+        ) from None  # its message quotes what it took for a port: a part of the password
 
 
 def _receive(replies: Replies, key: bytes, out: Sequence[Buffer]) -> ReadOutcome:
