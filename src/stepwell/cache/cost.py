@@ -29,6 +29,7 @@ _LARGEST_ERROR = 4.0
 _SURPRISE = 2.0  # prediction and measurement differ by this factor
 _FADE_ON_SURPRISE = 0.25
 _SLOW_POWER = 4.0
+_STALE = 8
 
 
 class FadingLeastSquares:
@@ -45,7 +46,8 @@ class FadingLeastSquares:
         self._decay = decay
         self._xx = [[0.0] * features for _ in range(features)]
         self._xy = [0.0] * features
-        self._coefficients: list[float] | None = None
+        self._coefficients = [0.0] * features
+        self._unsolved = 0  # observations that the coefficients do not know
         self.count = 0
         self.spread = _FIRST_SPREAD
 
@@ -55,11 +57,12 @@ class FadingLeastSquares:
             return
         decay = self._decay
         if self.count:
-            predicted = self.predict(features)
+            predicted = self._estimate(features, stale=min(_STALE, self.count // 2))
             error = abs(predicted - y) / y
             self.spread += _SPREAD_WEIGHT * (min(error, _LARGEST_ERROR) - self.spread)
             if not y / _SURPRISE <= predicted <= y * _SURPRISE:
                 decay *= _FADE_ON_SURPRISE * min(1.0, predicted / y) ** self._slow_power
+                self._unsolved = _STALE
         weight = 1.0 / (y * y)
         for i in range(self._n):
             row = self._xx[i]
@@ -67,12 +70,17 @@ class FadingLeastSquares:
                 row[j] = row[j] * decay + weight * features[i] * features[j]
             self._xy[i] = self._xy[i] * decay + weight * features[i] * y
         self.count += 1
-        self._coefficients = None
+        self._unsolved += 1
 
     def predict(self, features: Sequence[float]) -> float:
         """The estimate; 0.0 before the first observation."""
-        if self._coefficients is None:
-            self._coefficients = self._solve()
+        return self._estimate(features, stale=0)
+
+    def _estimate(self, features: Sequence[float], *, stale: int) -> float:
+        """With coefficients that lack at most `stale` observations: solving is most of the work
+        of observing, and to tell a surprise slightly old ones do."""
+        if self._unsolved > stale:
+            self._coefficients, self._unsolved = self._solve(), 0
         return sum(c * f for c, f in zip(self._coefficients, features, strict=True))
 
     def _solve(self) -> list[float]:
