@@ -14,7 +14,7 @@ clock. Not thread-safe: one thread of the body owns it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stepwell.base.hierarchy import (
     Event,
@@ -25,25 +25,25 @@ from stepwell.base.hierarchy import (
     TierHealth,
     TierName,
     TransferReport,
-    WorkloadClass,
 )
 from stepwell.base.tier_stats import HierarchyStats
+from stepwell.cache.adopt import adopt_found, adopt_scan
+from stepwell.cache.arrivals import Arrivals
 from stepwell.cache.books import TierBooks
-from stepwell.cache.chunks import NO_ROW
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.forecast import Forecast
 from stepwell.cache.labels import label_idle, note_returns
 from stepwell.cache.ledger import Ledger
 from stepwell.cache.lifetime import Lifetimes
-from stepwell.cache.meta import tenant_digest, unpack_meta
 from stepwell.cache.placement import Placement
 from stepwell.cache.plan import ChainRequest, RestoreMode, RestorePlan, Situation, choose
 from stepwell.cache.policy import PolicyContext, PolicyFactory
 from stepwell.cache.policy.value import ValueDensity
 from stepwell.cache.sessions import Session, SessionTable
-from stepwell.cache.settings import KINDS, HierarchySettings, TierSpec
+from stepwell.cache.settings import HierarchySettings, TierSpec
 from stepwell.cache.shadow import ShadowCaches
 from stepwell.cache.store import ChunkStore
+from stepwell.cache.tenants import Tenants
 from stepwell.cache.think import ThinkTimes
 
 _EAGER = 64
@@ -66,27 +66,6 @@ class _Lookup:
     since: float
 
 
-@dataclass(slots=True)
-class _Tenants:
-    """Small numbers for tenants; the digest is what is stored."""
-
-    numbers: dict[bytes, int] = field(default_factory=dict)
-    digests: list[bytes] = field(default_factory=list)
-    names: dict[str, int] = field(default_factory=dict)
-
-    def number(self, tenant: str) -> int:
-        known = self.names.get(tenant)
-        if known is None:
-            known = self.names[tenant] = self.of_digest(tenant_digest(tenant))
-        return known
-
-    def of_digest(self, digest: bytes) -> int:
-        if digest not in self.numbers:
-            self.numbers[digest] = len(self.digests)
-            self.digests.append(digest)
-        return self.numbers[digest]
-
-
 class Hierarchy:
     """The lower tiers' books, costs and choices."""
 
@@ -105,7 +84,7 @@ class Hierarchy:
         self._seconds: dict[int, float] = {}
         self._observed = 0
         self.forecast = Forecast()
-        self._tenants = _Tenants()
+        self._tenants = Tenants()
         self._books: dict[TierName, TierBooks] = {}
         self._store = ChunkStore(
             self._books,
@@ -122,6 +101,9 @@ class Hierarchy:
             self._store, self._sessions, self._placement, self._think,
             probability=self.settings.promote_probability,
         )  # fmt: skip
+        self._arrivals = Arrivals(
+            self._store.table, self._sessions, self._tenants, self._think, self.settings
+        )
         self._ledger = Ledger(self._books)
         room = sum(spec.capacity_bytes for spec in tiers) // chunk_bytes
         self._shadows = ShadowCaches(room)
@@ -167,7 +149,7 @@ class Hierarchy:
         since are left out, as if their load had failed."""
         request, table = plan.request, self._store.table
         rows = table.find(request.keys)
-        session = self._enter(request, rows, now)
+        session = self._arrivals.enter(request, rows, now)
         lost = self._lost_seconds(request, rows)
         ahead = {tier: books.load.in_flight for tier, books in self._books.items()}
         orders: list[LoadChunk] = []
@@ -185,7 +167,7 @@ class Hierarchy:
             orders.reverse()
         self._shadows.use(request.keys)
         note_returns(table, self.forecast, rows, now)
-        self._touch(rows, now)
+        self._store.touch(rows, now)
         self._requests[request.request_id] = _Open(session)
         self._ledger.begin(plan, orders, ahead, lost=lost, now=now)
         return orders
@@ -238,7 +220,7 @@ class Hierarchy:
             return
         session = open_request.session
         session.running -= 1
-        rows = self._know(keys[:device_chunks], session, now)
+        rows = self._store.know(keys[:device_chunks], session, now)
         rows += self._store.table.find(keys)[len(rows) :]
         if rows:
             session.tail, session.length = rows[-1], len(rows)
@@ -294,29 +276,7 @@ class Hierarchy:
     def adopt(self, tier: TierName, found: Iterable[tuple[bytes, int, bytes]], now: float) -> int:
         """Take over what a tier holds after a restart: (key, size, meta) of a scan. Chunks of
         another metadata version or beyond the capacity are evicted. Returns how many stayed."""
-        chunks = [(unpack_meta(meta), key, size) for key, size, meta in found]
-        known = [(meta, key, size) for meta, key, size in chunks if meta is not None]
-        known.sort(key=lambda item: item[0].position)
-        count = 0
-        table = self._store.table
-        for meta, key, size in known:
-            row = table.index.get(key)
-            if row is None:
-                parent = table.index.get(meta.parent, NO_ROW)
-                if parent != NO_ROW and table.position[parent] != meta.position - 1:
-                    parent = NO_ROW
-                row = table.add(
-                    key, parent=parent, position=meta.position,
-                    tenant=self._tenants.of_digest(meta.tenant), kind=meta.kind % len(KINDS),
-                    now=now,
-                )  # fmt: skip
-            if (table.where[row] | table.arriving[row]) >> tier & 1:
-                continue
-            self._store.adopt(row, tier, size, now)
-            count += 1
-        self._store.refuse_unknown(tier, [key for meta, key, _ in chunks if meta is None])
-        self._store.shrink(tier, now)
-        return count
+        return adopt_scan(self._store, self._tenants, tier, found, now)
 
     def stats(self) -> HierarchyStats:
         """What has been done so far. O(tiers)."""
@@ -412,65 +372,6 @@ class Hierarchy:
         books.last_measured = now
         books.probe_wait = min(2.0 * books.probe_wait, self.settings.probe_seconds_max)
 
-    def _enter(self, request: ChainRequest, rows: list[int], now: float) -> Session:
-        """The session that a request belongs to; its return is counted."""
-        tenant = self._tenants.number(request.tenant)
-        session = self._sessions.find(
-            self._store.table, session_id=request.session_id, tenant=tenant, rows=rows
-        )
-        if session is None:
-            session = self._sessions.open(
-                session_id=request.session_id, tenant=tenant, kind=0, now=now
-            )
-        else:
-            self._think.returned(session, now - session.seen)
-        session.kind = self._kind(request, session)
-        session.turns += 1
-        session.running += 1
-        session.pin = session.pin or request.pin
-        kind = KINDS[session.kind]
-        session.ttl = request.ttl if request.ttl is not None else self.settings.ttl.get(kind)
-        session.priority = max(-128, min(127, request.priority))
-        self._sessions.touch(session, now)
-        return session
-
-    def _kind(self, request: ChainRequest, session: Session) -> int:
-        """By the request, else by its tenant, else by what it looks like."""
-        named = request.workload or self.settings.tenant_class.get(request.tenant)
-        if named is not None:
-            return KINDS.index(named)
-        long = request.tokens >= self.settings.document_tokens and not session.turns
-        return KINDS.index(WorkloadClass.DOCUMENT if long else WorkloadClass.CHAT)
-
-    def _touch(self, rows: Sequence[int], now: float) -> None:
-        """A request used these chunks, known ones from the front of its chain."""
-        table = self._store.table
-        policies = [(1 << tier, books.policy) for tier, books in self._books.items()]
-        for row in reversed(rows):
-            if not table.pins[row]:
-                held = table.where[row] | table.arriving[row]
-                for bit, policy in policies:
-                    if held & bit:
-                        policy.touch(row, now)
-            table.touched[row] = now
-
-    def _know(self, keys: Sequence[bytes], session: Session, now: float) -> list[int]:
-        """Rows of chunks that are on the device, added where they are new."""
-        table, parent = self._store.table, NO_ROW
-        rows = []
-        for position, key in enumerate(keys):
-            row = table.index.get(key)
-            if row is None:
-                row = table.add(
-                    key, parent=parent, position=position, tenant=session.tenant,
-                    kind=session.kind, now=now,
-                )  # fmt: skip
-            table.session[row] = session.number
-            table.priority[row] = session.priority
-            rows.append(row)
-            parent = row if table.position[row] == position else NO_ROW
-        return rows
-
     def _transfer_ended(self, event: TransferReport) -> None:
         order = self._store.finish(event)
         if order is None:
@@ -490,24 +391,12 @@ class Hierarchy:
         if lookup is None:
             self._unknown_reports += 1
             return
-        books, table = self._books[lookup.tier], self._store.table
+        books = self._books[lookup.tier]
         if event.failure is not None:
             books.failures += 1
             return
         tenant = self._tenants.number(lookup.request.tenant)
-        parent = NO_ROW
-        for position, key in enumerate(lookup.request.keys):
-            row = table.index.get(key)
-            if row is None and key not in event.found:
-                break
-            if row is None:
-                row = table.add(
-                    key, parent=parent, position=position, tenant=tenant, kind=0, now=event.now
-                )
-            if (
-                key in event.found
-                and not (table.where[row] | table.arriving[row]) >> books.name & 1
-            ):
-                self._store.adopt(row, books.name, max(1, round(books.expected)), event.now)
-            parent = row if table.position[row] == position else NO_ROW
+        adopt_found(
+            self._store, lookup.request, books.name, event.found, tenant=tenant, now=event.now
+        )
         self._store.forget_beyond(books.name, self.settings.max_shared_chunks, event.now)

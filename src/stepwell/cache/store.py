@@ -6,7 +6,7 @@ order pins its row from here until its report: the source by `reads`, the target
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from stepwell.base.hierarchy import (
@@ -22,6 +22,7 @@ from stepwell.base.hierarchy import (
 from stepwell.cache.books import TierBooks
 from stepwell.cache.chunks import NO_ROW, ChunkTable
 from stepwell.cache.meta import ChunkMeta, pack_meta
+from stepwell.cache.sessions import Session
 
 _GONE = frozenset({Failure.MISSING, Failure.CORRUPT})
 _SCAN_LIMIT = 4096
@@ -117,6 +118,37 @@ class ChunkStore:
             self.moves -= 1
         self.table.settle(order.row)
         return order
+
+    # --- rows -------------------------------------------------------------------------------
+
+    def know(self, keys: Sequence[bytes], session: Session, now: float) -> list[int]:
+        """Rows of a chain's chunks that are on the device, added where they are new."""
+        table, parent = self.table, NO_ROW
+        rows = []
+        for position, key in enumerate(keys):
+            row = table.index.get(key)
+            if row is None:
+                row = table.add(
+                    key, parent=parent, position=position, tenant=session.tenant,
+                    kind=session.kind, now=now,
+                )  # fmt: skip
+            table.session[row] = session.number
+            table.priority[row] = session.priority
+            rows.append(row)
+            parent = row if table.position[row] == position else NO_ROW
+        return rows
+
+    def touch(self, rows: Sequence[int], now: float) -> None:
+        """A request used these chunks, known ones from the front of its chain."""
+        table = self.table
+        policies = [(1 << tier, books.policy) for tier, books in self.books.items()]
+        for row in reversed(rows):
+            if not table.pins[row]:
+                held = table.where[row] | table.arriving[row]
+                for bit, policy in policies:
+                    if held & bit:
+                        policy.touch(row, now)
+            table.touched[row] = now
 
     # --- copies -----------------------------------------------------------------------------
 
