@@ -5,9 +5,9 @@
     SPLIT   compute from the front while loading from the back; nothing waits, so a load that
             never comes costs no time (after Cake, ICML'25: fill from both ends)
 
-A restore happens only where its *upper* estimate beats recomputing. LOAD is chosen only where that
-estimate lies within `stall_share` of the seconds of recomputing, which is also its deadline: if
-nothing at all arrives, the request has lost that share and no more.
+A restore happens only where its *upper* estimate beats recomputing. LOAD is chosen only where the
+load is likely to be done within `stall_share` of the seconds of recomputing, which is also its
+deadline: if nothing at all arrives, the request has lost that share and no more.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class RestoreMode(enum.Enum):
 class ChainRequest:
     """What the brain sees of a request. `keys`: chunk keys of all full chunks of the prompt in
     chain order. `tokens`: prompt tokens. `device_chunks`: how many of the first are resident.
-    `ttl`: seconds that its chunks may stay unused, None: as its class. `pin`: protect them until
-    `unpin`. `priority`: lower matters more (as in vLLM)."""
+    `ttl`: seconds that its chunks may stay unused, None: as its class. `pin`: protect them for
+    `ttl` seconds, or for a default time. `priority`: lower matters more (as in vLLM)."""
 
     request_id: str
     keys: Sequence[bytes]
@@ -167,7 +167,8 @@ def _option(
     hidden = at.prefill.seconds(tokens=at.waiting_tokens, context=0) / 2.0
     allowance = settings.stall_share * recompute + hidden
     least = settings.least_gain * recompute
-    if upper <= allowance and recompute - max(0.0, upper - hidden) >= least:
+    likely = (upper + expected) / 2.0  # its loss is bounded anyway, so half the margin will do
+    if likely <= allowance and recompute - max(0.0, upper - hidden) >= least:
         gain = recompute - max(0.0, expected - hidden)
         return _Option(RestoreMode.LOAD, spans, gain, expected, recompute, allowance)
     split = _split_point(at, spans, sums, first)
