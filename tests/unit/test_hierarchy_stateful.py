@@ -61,6 +61,7 @@ class HierarchyMachine(RuleBasedStateMachine):
                 moves_in_flight=3,
                 ttl={WorkloadClass.BATCH: 5.0},
                 quota={"b": {HOST: 3 * SIZE}},
+                pin_seconds=15.0,
             ),
         )
         self.brain.computed(tokens=100, context=0, seconds=1.0, now=0.0)
@@ -71,7 +72,6 @@ class HierarchyMachine(RuleBasedStateMachine):
         self.pending: list = []
         self.metas: dict[bytes, bytes] = {}
         self.requests: dict[str, tuple[str, list[int], int]] = {}
-        self.pinned: list[list[bytes]] = []
         self.reports: dict[int, int] = {}
         self.count = 0
 
@@ -133,7 +133,7 @@ class HierarchyMachine(RuleBasedStateMachine):
         request = ChainRequest(
             request_id=name, keys=keys, tokens=16 * len(keys) + 3,
             device_chunks=min(device, len(keys)), tenant=tenant, session_id=session,
-            workload=workload, pin=pin and self.count % 7 == 0,
+            workload=workload, pin=pin and self.count % 3 == 0,
         )  # fmt: skip
         lookup = self.brain.lookup(request, self.now)
         if lookup is not None:
@@ -151,8 +151,6 @@ class HierarchyMachine(RuleBasedStateMachine):
         assert bool(orders) <= (plan.mode is not RestoreMode.NONE)
         self.accept(orders)
         self.requests[name] = (tenant, chain, plan.stop)
-        if request.pin:
-            self.pinned.append(keys)
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data(), output=st.lists(st.integers(0, 2), max_size=3), computed=st.booleans())
@@ -190,16 +188,12 @@ class HierarchyMachine(RuleBasedStateMachine):
     def tick(self, seconds: float) -> None:
         self.now += seconds
         self.brain.tick(self.now)
+        assert all(until > self.now for until in self.brain._pins._until.values())
         self.accept(self.brain.take_orders())
 
     @rule(tier=st.sampled_from([HOST, DISK, REMOTE]), healthy=st.booleans())
     def health(self, tier: TierName, healthy: bool) -> None:
         self.brain.report(TierHealth(tier=tier, now=self.now, healthy=healthy, because="test"))
-
-    @precondition(lambda self: self.pinned)
-    @rule()
-    def unpin(self) -> None:
-        self.brain.unpin(self.pinned.pop(), self.now)
 
     @rule()
     def restart(self) -> None:

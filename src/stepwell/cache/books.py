@@ -28,6 +28,7 @@ class TierBooks:
         self.used = 0
         self.chunks = 0
         self.pinned = 0
+        self.pinned_by: dict[int, int] = {}
         self.by_tenant: dict[int, int] = {}
         self.quota = dict(quota)
         self.expected = float(chunk_bytes)
@@ -72,6 +73,15 @@ class TierBooks:
             self.by_tenant[tenant] = left
         else:
             del self.by_tenant[tenant]
+
+    def pin(self, tenant: int, change: int) -> None:
+        """So many bytes more (or less) are protected by pins."""
+        self.pinned += change
+        left = self.pinned_by.get(tenant, 0) + change
+        if left:
+            self.pinned_by[tenant] = left
+        else:
+            self.pinned_by.pop(tenant, None)
 
     def learn_size(self, size: int) -> None:
         """Chunks of this size arrive here (codecs change it)."""

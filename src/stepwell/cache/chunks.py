@@ -22,9 +22,9 @@ _MAX_COUNT = 0xFFFF
 class ChunkTable:
     """Rows by key, with the bits `where` (resident in tier t: bit t) and `arriving` (on its way).
 
-    `reads`: orders that read it now. `pins`: pins that users hold. `returns`: how many requests
-    used it after the first. `touched`: seconds of the last use. `bucket`: its label in the
-    forecast. `gap`: band of its last idle time, 0 before the first. `size[t]`: bytes in tier t.
+    `reads`: orders that read it now. `pins`: 1 while a request's pin lasts. `returns`: how many
+    requests used it after the first. `touched`: seconds of the last use. `bucket`: its label in
+    the forecast. `gap`: band of its last idle time, 0 before the first. `size[t]`: bytes in tier t.
     `leaves[t]`: children that are resident or arriving in tier t (0: it is a leaf there).
     """
 
@@ -38,7 +38,7 @@ class ChunkTable:
         self.where = array("B")
         self.arriving = array("B")
         self.reads = array("H")
-        self.pins = array("H")
+        self.pins = array("B")
         self.returns = array("H")
         self.touched = array("d")
         self.session = array("i")

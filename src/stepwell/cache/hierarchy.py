@@ -35,6 +35,7 @@ from stepwell.cache.forecast import Forecast
 from stepwell.cache.labels import label_idle, note_returns
 from stepwell.cache.ledger import Ledger
 from stepwell.cache.lifetime import Lifetimes
+from stepwell.cache.pins import Pins
 from stepwell.cache.placement import Placement
 from stepwell.cache.plan import ChainRequest, RestoreMode, RestorePlan, Situation, choose
 from stepwell.cache.policy import PolicyContext, PolicyFactory
@@ -95,6 +96,7 @@ class Hierarchy:
         for spec in sorted(tiers, key=lambda spec: spec.name):
             self._books[spec.name] = self._make_books(spec, chunk_bytes, policy)
         self._sessions = SessionTable(max_sessions=self.settings.max_sessions)
+        self._pins = Pins(self._store, self.settings)
         self._placement = Placement(self._store, self.settings)
         self._think = ThinkTimes()
         self._lifetimes = Lifetimes(
@@ -224,13 +226,13 @@ class Hierarchy:
         rows += self._store.table.find(keys)[len(rows) :]
         if rows:
             session.tail, session.length = rows[-1], len(rows)
-        if session.pin:
-            self.pin(keys[: len(rows)], now)
-            session.pin = False
         label_idle(self._store.table, self.forecast, rows, session, now=now)
         for row in rows:
             self._store.table.touched[row] = now
         self._placement.place(rows, device_chunks, kind=session.kind, now=now)
+        if session.pin:
+            self._pins.pin(rows, now, seconds=session.ttl)
+            session.pin = False
         for row in reversed(rows):
             self._store.table.settle(row)
         self._sessions.touch(session, now)
@@ -240,8 +242,10 @@ class Hierarchy:
     # --- housekeeping -------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Once a step: expiry, promotion, copies down. Costs what is due, whoever else is idle."""
+        """Once a step: ends of pins, expiry, promotion, copies down. Costs what is due, whoever
+        else is idle."""
         self.forecast.refresh(now)
+        self._pins.tick(now)
         self._lifetimes.tick(now)
         self._placement.clean(now)
 
@@ -249,29 +253,6 @@ class Hierarchy:
         """Orders since the last call, to be carried out in this order."""
         orders, self._store.orders = self._store.orders, []
         return orders
-
-    def pin(self, keys: Iterable[bytes], now: float) -> int:
-        """Protect chunks until `unpin`. Returns how many: fewer where they are unknown or pins
-        would protect more than `pin_share` of a tier."""
-        table, share = self._store.table, self.settings.pin_share
-        rows: list[int] = []
-        for key in keys:
-            row = table.index.get(key)
-            full = any(
-                books.bounded
-                and books.pinned + (len(rows) + 1) * books.expected
-                > share * books.spec.capacity_bytes
-                for books in self._books.values()
-            )
-            if row is None or full:
-                break
-            rows.append(row)
-        return self._store.set_pin(rows, now)
-
-    def unpin(self, keys: Iterable[bytes], now: float) -> None:
-        """Let go of one pin on each of these."""
-        index = self._store.table.index
-        self._store.clear_pin([index[key] for key in keys if key in index], now)
 
     def adopt(self, tier: TierName, found: Iterable[tuple[bytes, int, bytes]], now: float) -> int:
         """Take over what a tier holds after a restart: (key, size, meta) of a scan. Chunks of
@@ -296,6 +277,7 @@ class Hierarchy:
     def check(self) -> None:
         """Re-count everything; raises AssertionError with what is wrong."""
         self._store.check()
+        self._pins.check()
 
     # --- inside -------------------------------------------------------------------------------
 

@@ -44,8 +44,10 @@ class HierarchySettings:
     capacity from which its next victims are copied down ahead of time. `clean_window`: victims
     looked at for it in one tick. `probe_seconds`: shortest time between probes of a tier that is
     not used; it doubles up to `probe_seconds_max`. `pin_share`: largest share of a tier that pins
-    may protect. `ttl`: seconds by class; classes without an entry have none. `tenant_class`: the
-    class of a tenant's requests that name none. `quota`: bytes by tenant and tier.
+    may protect, `tenant_pin_share` those of one tenant. `pin_seconds`: how long a pin lasts whose
+    request gives no time to live; none lasts longer than `pin_seconds_max`. `ttl`: seconds by
+    class; classes without an entry have none. `tenant_class`: the class of a tenant's requests
+    that name none. `quota`: bytes by tenant and tier.
     """
 
     plan: PlanSettings = field(default_factory=PlanSettings)
@@ -58,6 +60,9 @@ class HierarchySettings:
     probe_seconds: float = 30.0
     probe_seconds_max: float = 600.0
     pin_share: float = 0.5
+    tenant_pin_share: float = 0.25
+    pin_seconds: float = 3600.0
+    pin_seconds_max: float = 86400.0
     document_tokens: int = 8192
     promote_probability: float = 0.5
     ttl: Mapping[WorkloadClass, float] = field(default_factory=dict)

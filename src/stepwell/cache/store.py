@@ -221,29 +221,24 @@ class ChunkStore:
                 if books.chunks <= chunks:
                     return
 
-    def set_pin(self, rows: Iterable[int], now: float) -> int:
-        """One more user pin on each row; pinned rows leave the policies. Returns how many."""
-        count = 0
+    def set_pin(self, rows: Iterable[int], now: float) -> None:
+        """Rows without a pin get one and leave the policies."""
+        table = self.table
         for row in rows:
-            self.table.pins[row] += 1
-            count += 1
-            if self.table.pins[row] == 1:
-                for tier, books in self._tiers_of(row):
-                    books.policy.remove(row, now)
-                    books.pinned += self.table.size[tier][row]
-        return count
+            table.pins[row] = 1
+            for tier, books in self._tiers_of(row):
+                books.policy.remove(row, now)
+                books.pin(table.tenant[row], table.size[tier][row])
 
     def clear_pin(self, rows: Iterable[int], now: float) -> None:
-        """One pin less; the last one returns the row to the policies."""
+        """Pinned rows are so no longer; they return to the policies."""
+        table = self.table
         for row in rows:
-            if not self.table.pins[row]:
-                continue
-            self.table.pins[row] -= 1
-            if not self.table.pins[row]:
-                for tier, books in self._tiers_of(row):
-                    books.pinned -= self.table.size[tier][row]
-                    books.policy.insert(row, now)
-                self.table.settle(row)
+            table.pins[row] = 0
+            for tier, books in self._tiers_of(row):
+                books.pin(table.tenant[row], -table.size[tier][row])
+                books.policy.insert(row, now)
+            table.settle(row)
 
     def check(self) -> None:
         """Re-count bytes and pins; raises AssertionError with what is wrong."""
@@ -276,7 +271,9 @@ class ChunkStore:
         over = books.bounded and books.used > books.spec.capacity_bytes
         assert not over or not any(table.evictable(r, tier) for r in held), f"{tier.name} is over"
         pinned = sum(table.size[tier][row] for row in held if table.pins[row])
-        assert pinned == books.pinned, f"{tier.name}: pinned bytes miscounted"
+        assert pinned == books.pinned == sum(books.pinned_by.values()), (
+            f"{tier.name}: pinned bytes miscounted"
+        )
         listed = sorted(books.policy.rows())
         assert listed == sorted(r for r in held if not table.pins[r]), f"{tier.name}: policy's rows"
 
@@ -291,7 +288,7 @@ class ChunkStore:
         self.table.size[tier][row] = size
         books.take(self.table.tenant[row], size)
         if self.table.pins[row]:
-            books.pinned += size
+            books.pin(self.table.tenant[row], size)
         return size
 
     def _finish_source(self, order: OpenOrder, event: TransferReport) -> None:
@@ -320,7 +317,7 @@ class ChunkStore:
         change = size - table.size[order.target][row]
         books.resize(table.tenant[row], change)
         if table.pins[row]:
-            books.pinned += change
+            books.pin(table.tenant[row], change)
         table.arrive(row, order.target, size)
         books.learn_size(size)
         books.stores += 1
@@ -331,7 +328,7 @@ class ChunkStore:
         size = table.size[tier][row]
         books.give(table.tenant[row], size)
         if table.pins[row]:
-            books.pinned -= size
+            books.pin(table.tenant[row], -size)
         else:
             books.policy.remove(row, now)
         table.remove_copy(row, tier)
