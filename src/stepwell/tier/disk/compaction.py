@@ -24,7 +24,7 @@ more than it frees, and the brain is better told FULL, so that it evicts more.""
 def make_room(tier: DiskTier, size: int) -> None:
     """Compact until a frame of `size` bytes fits or nothing worth it is left. Raises OSError."""
     tier.commit()
-    while not tier.fits(size):
+    while not _fits(tier, size):
         victim = _deadest(tier, most_alive=_MOST_ALIVE)
         if victim is None:
             return
@@ -49,6 +49,11 @@ def compact_segments(tier: DiskTier, *, budget: int) -> None:
             return
 
 
+def _fits(tier: DiskTier, size: int) -> bool:
+    with tier.lock:
+        return tier.space.fits(size)
+
+
 def _deadest(tier: DiskTier, *, most_alive: float) -> Segment | None:
     """The segment with the smallest live share, if there is room for what lives in it."""
     books = tier.books
@@ -61,7 +66,7 @@ def _deadest(tier: DiskTier, *, most_alive: float) -> Segment | None:
         if not candidates:
             return None
         victim = min(candidates, key=lambda s: s.live / s.tail)
-        room = tier.options.capacity - INDEX_SLACK - tier.used()
+        room = tier.options.capacity - INDEX_SLACK - tier.space.used()
         free = tier.medium.free_bytes(tier.directory) - tier.options.free_floor
         if victim.live > min(room, free):
             return None
@@ -105,14 +110,14 @@ def _move(tier: DiskTier, key: bytes, at: Location) -> None:
         tier.quarantine(key, at, reason=fault.value if fault else "header")
         return
     with tier.lock:
-        segment, offset = tier.allocate(at.footprint)
+        segment, offset = tier.space.take(at.footprint)
     try:
         moved = pack_header(header, place=place_of(segment.number, offset))
         with tier.files.using(segment.number) as fd:
             tier.medium.write(fd, [moved, view[HEADER_BYTES:]], offset)
     except BaseException:
         with tier.lock:
-            tier.release(segment, offset, at.footprint)
+            tier.space.give_back(segment, offset, at.footprint)
         raise
     target = at._replace(segment=segment.number, offset=offset)
     with tier.lock:

@@ -33,6 +33,7 @@ from stepwell.tier.disk.medium import Medium
 from stepwell.tier.disk.options import DiskOptions, aligned
 from stepwell.tier.disk.recovery import OnProgress, Recovery
 from stepwell.tier.disk.segment import Segment, SegmentFiles, place_of
+from stepwell.tier.disk.space import Space
 from stepwell.tier.frame import (
     HEADER_BYTES,
     FrameFault,
@@ -44,9 +45,7 @@ from stepwell.tier.frame import (
 log = logging.getLogger("stepwell.tier.disk")
 
 _COMMIT_ROWS = 1024
-_PENDING_COST = 3  # a row may be in the WAL, in the database and in a split page at once
 _SCAN_ROWS = 1024
-_HEADROOM = 16 << 20  # written before the filesystem is asked again what it has left
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,6 @@ class DiskTier:
         self._writing: set[bytes] = set()
         self._reads = self._writes = self._corrupt = 0
         self._closed = False
-        self._headroom = 0
         prepare_directory(directory)
         self._guard = DirectoryLock(directory)
         try:
@@ -184,7 +182,7 @@ class DiskTier:
         with self._lock:
             return TierUsage(
                 capacity=self.options.usable,
-                used=self.used(),
+                used=self.space.used(),
                 chunks=len(self.books.where),
                 quarantined=self._corrupt,
                 reads=self._reads,
@@ -210,12 +208,12 @@ class DiskTier:
     def compact(self, budget_bytes: int) -> int:
         """Copy at most `budget_bytes` of live frames out of the deadest segments; bytes freed."""
         with self._commit_lock:
-            before = self.used()
+            before = self.space.used()
             compact_segments(self, budget=budget_bytes)
             self._commit()
             self._committer.call(self.index.shrink)
             self._committer.measure()
-            return before - self.used()
+            return before - self.space.used()
 
     def rows(self) -> Iterator[Row]:
         """Every chunk with its meta, oldest first; chunks that go meanwhile are left out."""
@@ -271,35 +269,6 @@ class DiskTier:
         log.warning("disk_quarantine key=%s %s reason=%s", key.hex()[:16], at, reason)
         return True
 
-    def used(self) -> int:
-        """Bytes on the disk, with what pending rows will add."""
-        return (
-            self.books.segment_bytes
-            + self._committer.index_bytes
-            + _PENDING_COST * self.books.pending_index
-        )
-
-    def allocate(self, size: int) -> tuple[Segment, int]:
-        """Room in the active segment, or in a new one. Called with the lock held."""
-        books = self.books
-        segment = books.active
-        if segment is None or (segment.tail and segment.tail + size > self.options.segment_limit):
-            self.files.create(books.next_segment)
-            segment = books.open_segment()
-            books.new_files = True
-        return segment, books.allocate(segment, size)
-
-    def release(self, segment: Segment, offset: int, size: int) -> None:
-        """Undo `allocate` after a failed write: free again or dead. Called with the lock held."""
-        if not self.books.give_back(segment, offset, size):
-            return
-        try:
-            with self.files.using(segment.number) as fd:
-                self.medium.truncate(fd, offset)
-        except OSError:  # keep counting what may be on the disk; it is cut at the next start
-            self.books.allocate(segment, size)
-            segment.in_flight.discard(offset)
-
     def commit(self) -> None:
         """Group commit now; what `flush` does. Raises OSError."""
         self._commit()
@@ -320,9 +289,9 @@ class DiskTier:
                 self._check_open()
                 if key in self.books.where:
                     return WriteOutcome.PRESENT
-                if self._fits(size):
+                if self.space.fits(size):
                     try:
-                        segment, offset = self.allocate(size)
+                        segment, offset = self.space.take(size)
                     except OSError as error:
                         if error.errno in NO_ROOM:
                             return WriteOutcome.FULL
@@ -330,7 +299,6 @@ class DiskTier:
                     sequence = self.books.next_sequence
                     self.books.next_sequence += 1
                     self._writing.add(key)
-                    self._headroom -= size
                     return _Slot(segment, offset, size, sequence)
             if not tried and self.options.usable > size:
                 with self._commit_lock, self._full_is_no_error():
@@ -341,25 +309,10 @@ class DiskTier:
         if self._closed:
             raise OSError(errno.EBADF, "the disk tier is closed")
 
-    def _fits(self, size: int) -> bool:
-        if self.used() + size > self.options.usable:
-            return False
-        if size > self._headroom:
-            free = self.medium.free_bytes(self.directory) - self.options.free_floor
-            if free < size:
-                return False
-            self._headroom = min(free, max(size, _HEADROOM))
-        return True
-
-    def fits(self, size: int) -> bool:
-        """Whether a frame of `size` bytes may be written now."""
-        with self._lock:
-            return self._fits(size)
-
     def _abandon(self, key: bytes, slot: _Slot) -> None:
         """A write failed: its space is free again, or dead. No torn frame can be found."""
         with self._lock:
-            self.release(slot.segment, slot.offset, slot.size)
+            self.space.give_back(slot.segment, slot.offset, slot.size)
             self._writing.discard(key)
             self._written.notify_all()
 
@@ -404,6 +357,14 @@ class DiskTier:
             files=self.files,
             medium=self.medium,
             lock=self._lock,
+        )
+        self.space = Space(
+            self.directory,
+            options=self.options,
+            books=self.books,
+            files=self.files,
+            medium=self.medium,
+            index_bytes=lambda: self._committer.index_bytes,
         )
         last = max(self.books.segments.values(), key=lambda s: s.number, default=None)
         if last is not None and last.tail < self.options.segment_limit:
