@@ -9,6 +9,7 @@ from stepwell.evaluate.arrival import Arrival
 from stepwell.evaluate.ceiling import Ceiling, ModelCost
 from stepwell.evaluate.memory import AllocationCounter, malloc_bytes
 from stepwell.evaluate.options import BenchOptions, Section
+from stepwell.evaluate.sections import rate_rows
 from stepwell.evaluate.serve_bench import run_serve_bench, summarize
 from stepwell.evaluate.workload import Request, Workload
 
@@ -41,6 +42,18 @@ def test_the_better_of_two_ceilings_is_kept() -> None:
     assert CEILING.best(other) == Ceiling(
         bandwidth_one=3e9, bandwidth_all=4e9, flops_one=1e12, flops_all=3e12, threads=2
     )
+
+
+def test_one_thread_has_one_row_for_each_rate() -> None:
+    assert [what for what, _ in rate_rows(CEILING)] == [
+        "read bandwidth, 1 thread", "read bandwidth, 2 threads",
+        "bf16 GEMM, 1 thread", "bf16 GEMM, 2 threads",
+    ]  # fmt: skip
+    alone = Ceiling(bandwidth_one=2e9, bandwidth_all=3e9, flops_one=1e12, flops_all=1e12, threads=1)
+    assert rate_rows(alone) == [
+        ("read bandwidth, 1 thread", "3.0 GB/s"),
+        ("bf16 GEMM, 1 thread", "1.000 TFLOP/s"),
+    ]
 
 
 def test_the_counter_sees_new_memory_and_nothing_else() -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from stepwell.base.units import format_bytes, format_seconds
 from stepwell.evaluate.arena import Arena
+from stepwell.evaluate.ceiling import Ceiling
 from stepwell.evaluate.contestants import ContestantFailed
 from stepwell.evaluate.options import COLUMNS, Section
 from stepwell.evaluate.statistics import median
@@ -19,12 +20,8 @@ def ceiling_section(arena: Arena) -> Section:
     ceiling, cost = arena.measure_ceiling(), arena.cost
     length = arena.options.ttft_prompt
     decode, prefill = cost.decode_bound(ceiling), cost.prefill_bound(ceiling, length=length)
-    threads = f"{ceiling.threads} threads"
     rows = (
-        ("read bandwidth, 1 thread", f"{ceiling.bandwidth_one / 1e9:.1f} GB/s"),
-        (f"read bandwidth, {threads}", f"{ceiling.bandwidth_all / 1e9:.1f} GB/s"),
-        ("bf16 GEMM, 1 thread", f"{ceiling.flops_one / 1e12:.3f} TFLOP/s"),
-        (f"bf16 GEMM, {threads}", f"{ceiling.flops_all / 1e12:.3f} TFLOP/s"),
+        *rate_rows(ceiling),
         ("weights read by each step", format_bytes(cost.decode_bytes)),
         ("so one sequence decodes at most", f"{decode:,.1f} tokens/s"),
         (f"and a prompt of {length} runs at most", f"{prefill:,.0f} tokens/s"),
@@ -36,6 +33,17 @@ def ceiling_section(arena: Arena) -> Section:
         "prefill_bound_tokens_per_s": prefill,
     }
     return Section("ceiling", "Ceiling: what this machine allows", ("what", "value"), rows, figures)
+
+
+def rate_rows(ceiling: Ceiling) -> list[tuple[str, str]]:
+    """Both rates by one thread and by all, one row where that is the same."""
+    bandwidths = {1: ceiling.bandwidth_one, ceiling.threads: ceiling.bandwidth_all}
+    flops = {1: ceiling.flops_one, ceiling.threads: ceiling.flops_all}
+    words = {n: f"{n} thread" if n == 1 else f"{n} threads" for n in bandwidths}
+    return [
+        *((f"read bandwidth, {words[n]}", f"{x / 1e9:.1f} GB/s") for n, x in bandwidths.items()),
+        *((f"bf16 GEMM, {words[n]}", f"{x / 1e12:.3f} TFLOP/s") for n, x in flops.items()),
+    ]
 
 
 def memory_section(arena: Arena) -> Section:
