@@ -50,7 +50,8 @@ def _bulk(arguments: Sequence[bytes]) -> bytes:
 
 
 def socket_of(connection: Any) -> socket.socket:
-    """The connected socket of a redis-py connection."""
+    """The connected socket of a redis-py connection. redis-py 8 has no public way to it; hence the
+    bound on its version in pyproject.toml."""
     found = getattr(connection, "_sock", None)
     if found is None:
         raise ProtocolError("this release of redis-py does not show its socket")
