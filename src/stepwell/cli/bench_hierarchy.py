@@ -14,6 +14,7 @@ _SUMMARY = (
     "ttft_speedup_host",
     "ttft_speedup_disk",
     "ttft_speedup_disk_restart",
+    "ttft_speedup_server_restart",
     "ttft_speedup_network",
     "ttft_speedup_network_reason",
     "sick_tier_p50_ratio",
@@ -53,7 +54,7 @@ def hierarchy(
     else:
         folder = house_folder() if model == "house" else Path(model)
     sizes: dict[str, Any] = {"repeats": 3, "sick": 6, "sick_prompt": 2048}
-    sizes = sizes if quick else {"chats": ChatLoad()}
+    sizes = sizes if quick else {"chats": ChatLoad(), "kill_server": True, "sick": 30}
     options = HierarchyOptions(folder=folder, prompt=prompt, workdir=place, **sizes)
     with moving_line() as say:
         result = run_hierarchy_bench(options, say=say)
@@ -91,7 +92,7 @@ def _show(result: dict[str, Any]) -> None:
     ceiling = [(name, f"{value:.4g}") for name, value in result["ceiling"].items()]
     print_table("Ceiling: what this machine allows", ("what", "value"), ceiling)
     rows = []
-    for name in ("host", "disk", "disk_restart", "network"):
+    for name in ("host", "disk", "disk_restart", "server_restart", "network"):
         if name in result:
             found = result[name]
             computed, restored = median(found["computed"]), median(found["restored"])
@@ -105,17 +106,27 @@ def _show(result: dict[str, Any]) -> None:
         for name, row in result["sick"].items()
     ]
     print_table("A sick host tier against no tiers", ("fault", "p50", "p99", "n"), sick)
-    if "chats" in result:
-        chats = [
-            (
-                name,
-                f"{result['chats'][name]['output_tokens_per_s']:.1f}",
-                format_seconds(result["chats"][name]["p50_ttft_s"]),
-                format_seconds(result["chats"][name]["p99_ttft_s"]),
-                f"{result['chats'][name]['sessions_within_1_s']:.0f}",
-            )
-            for name in ("off", "host")
-        ]
-        columns = ("tiers", "tokens/s", "TTFT p50", "TTFT p99", "sessions within 1 s")
-        print_table("Interleaved chats, later turns", columns, chats)
+    for name, title in (
+        ("chats", "Chats in turn, later turns"),
+        ("thinking_chats", "Chats with think time, later turns"),
+    ):
+        if name in result:
+            _show_chats(result[name], title)
     print(f"tokens that differ: {result['wrong_tokens']}")
+
+
+def _show_chats(found: dict[str, Any], title: str) -> None:
+    from stepwell.base.units import format_seconds
+
+    rows = [
+        (
+            name,
+            f"{found[name]['output_tokens_per_s']:.1f}",
+            format_seconds(found[name]["p50_ttft_s"]),
+            format_seconds(found[name]["p99_ttft_s"]),
+            f"{found[name]['sessions_within_1_s']:.0f} of {found['load']['sessions']}",
+        )
+        for name in ("off", "host")
+    ]
+    columns = ("tiers", "tokens/s", "TTFT p50", "TTFT p99", "sessions within 1 s")
+    print_table(title, columns, rows)

@@ -11,7 +11,7 @@ rounding of bfloat16 (its last token is computed in other company); such tokens 
 
 from __future__ import annotations
 
-import os
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +27,10 @@ from stepwell.base.sampling import SamplingParams
 from stepwell.engine.llm import LLM
 from stepwell.evaluate.brain_bench import BrainScale, run_brain_bench
 from stepwell.evaluate.ceiling import measure_ceiling
-from stepwell.evaluate.hierarchy_chat import ChatLoad, run_chats
+from stepwell.evaluate.hierarchy_chat import ChatLoad, run_chats, run_thinking_chats
+from stepwell.evaluate.hierarchy_restart import run_restart
 from stepwell.evaluate.local_redis import binary, serve_redis
+from stepwell.evaluate.page_cache import drop_page_cache
 from stepwell.evaluate.statistics import median, percentile
 from stepwell.tier.contract import Tier
 from stepwell.tier.faulty import Faults, FaultyTier
@@ -47,7 +49,7 @@ FAULTS = {
 class HierarchyOptions:
     """`prompt`: tokens of a returning session. `repeats`: sessions for each tier. `sick`: turns for
     each fault. `brain`: how many chunks and sessions the brain is filled with. `chats`: None
-    leaves the interleaved chats out."""
+    leaves the interleaved chats out. `kill_server`: also kill a real server and start it again."""
 
     folder: Path
     prompt: int = 2048
@@ -56,6 +58,7 @@ class HierarchyOptions:
     sick_prompt: int = 1024
     brain: BrainScale = field(default_factory=BrainScale)
     chats: ChatLoad | None = None
+    kill_server: bool = False
     workdir: Path | None = None
 
 
@@ -87,6 +90,9 @@ def run_hierarchy_bench(options: HierarchyOptions, *, say: Say) -> dict[str, Any
         result[f"ttft_speedup_{name}"] = found.speedup
         result[name] = asdict(found)
         result["wrong_tokens"] += found.wrong
+    if options.kill_server:
+        result |= _killed_server(options, say)
+        result["wrong_tokens"] += result["server_restart"]["wrong"]
     if "network" not in tiers:
         result["ttft_speedup_network"] = None
         result["ttft_speedup_network_reason"] = "no valkey-server or redis-server is installed"
@@ -99,6 +105,7 @@ def run_hierarchy_bench(options: HierarchyOptions, *, say: Say) -> dict[str, Any
     if options.chats is not None:
         say(f"{options.chats.sessions} interleaved chats")
         result["chats"] = run_chats(options.folder, options.chats, say=say)
+        result["thinking_chats"] = run_thinking_chats(options.folder, options.chats, say=say)
     say(f"brain: {options.brain.chunks:,} chunks, {options.brain.sessions:,} sessions")
     # A process of its own: bytes a chunk are read off its resident memory, and this one would
     # reuse what the engines have freed.
@@ -180,6 +187,20 @@ def _after_restart(
     result.wrong = _differences(expected, tokens)
     llm.close()
     return result
+
+
+def _killed_server(options: HierarchyOptions, say: Say) -> dict[str, Any]:
+    say("a server with a disk tier, killed and started again")
+    with tempfile.TemporaryDirectory(dir=options.workdir) as folder:
+        found = run_restart(
+            options.folder, Path(folder), prompt=options.prompt, repeats=options.repeats,
+            vocabulary=_vocabulary(options.folder),
+        )  # fmt: skip
+    return {"ttft_speedup_server_restart": found.speedup, "server_restart": asdict(found)}
+
+
+def _vocabulary(folder: Path) -> int:
+    return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
 
 
 # --- never slower -------------------------------------------------------------------------------
@@ -270,17 +291,6 @@ def settle(llm: LLM) -> None:
         engine.tend()
     for store in opened.stores.values():
         store.flush()
-
-
-def drop_page_cache(folder: Path) -> None:
-    """Files of a folder are read from the disk the next time."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
 
 
 def _nothing() -> None:
