@@ -13,6 +13,7 @@ from stepwell.tier.breaker import BreakerConfig, BreakerState
 from stepwell.tier.mover import LaneConfig, Mover
 from tests.tier.movers import (
     SIZE,
+    BatchGate,
     Clock,
     Gate,
     ZlibCodec,
@@ -76,6 +77,25 @@ def test_loads_behind_one_that_is_late_do_not_speak_against_the_tier() -> None:
     assert [e.failure for e in moving.poll()] == [Failure.DEADLINE] * 10
     assert moving.usage().lanes[DISK].breaker is BreakerState.CLOSED
     disk.open.set()
+    moving.close(5)
+
+
+def test_a_batch_that_is_late_is_one_failure() -> None:
+    remote, clock = BatchGate(), Clock()
+    moving = mover(remote=remote, clock=clock)
+    put(moving, "a", REMOTE)
+    remote.open.clear()
+    moving.submit(store(50, "first", REMOTE), blocks()[1])
+    until(lambda: ("write", key("first")) in remote.calls)
+    for number in range(10):
+        moving.submit(load(number, "a", REMOTE, deadline=clock.now + 1), blocks()[1])
+    remote.let_one_by()
+    until(lambda: remote.batches == [10])
+    assert report(moving).order_id == 50
+    clock.now += 2
+    assert [e.failure for e in moving.poll()] == [Failure.DEADLINE] * 10
+    assert moving.usage().lanes[REMOTE].breaker is BreakerState.CLOSED
+    remote.open.set()
     moving.close(5)
 
 

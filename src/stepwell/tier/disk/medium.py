@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from stepwell.tier.contract import Buffer
@@ -39,6 +40,11 @@ class Medium:
             total += done
             todo = _rest([memoryview(part) for part in todo], done)
         return total
+
+    def forget_cached(self, fd: int) -> None:
+        """Drop the file's clean pages from memory: the next read meets the disk."""
+        with suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self, fd: int) -> None:
         """Return when the file's bytes are on the disk."""

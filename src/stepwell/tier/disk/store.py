@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -202,6 +202,15 @@ class DiskTier:
                 self.index.close()
                 self.files.close()
                 self._guard.release()
+
+    def forget_cached(self) -> None:
+        """Make what is on the disk cold, so that the next reads measure the disk. For probes and
+        benches; what is not flushed stays in memory."""
+        with self._lock:
+            numbers = list(self.books.segments)
+        for number in numbers:
+            with suppress(FileNotFoundError), self.files.using(number) as fd:
+                self.medium.forget_cached(fd)
 
     # What the administration and compaction build on
 

@@ -254,6 +254,9 @@ class Desk:
     def _expire(self, job: Job) -> None:
         kind = "a lookup" if isinstance(job.order, LookupChunks) else "a load"
         if job.state is JobState.RUNNING:
+            if self.lanes[job.lane].spoken_against(job):
+                self.end(job, Outcome(failure=Failure.DEADLINE))  # one operation, one failure
+                return
             because = f"{kind} was not done by its deadline"
         elif job.state is JobState.QUEUED and self.lanes[job.lane].blocked_since(job.submitted):
             because = f"{kind} could not begin: every thread is late"

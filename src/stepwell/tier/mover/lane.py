@@ -106,6 +106,11 @@ class Lane:
             worker.late and (worker.late_since or moment) <= moment for worker in self.workers
         )
 
+    def spoken_against(self, job: Job) -> bool:
+        """Whether another order of the same operation has ended before it."""
+        mates = next((worker.jobs for worker in self.workers if job in worker.jobs), ())
+        return any(mate.state is JobState.DONE for mate in mates)
+
     @property
     def drained(self) -> bool:
         """Nothing left that a thread could begin."""
