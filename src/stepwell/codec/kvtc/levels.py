@@ -1,0 +1,112 @@
+"""Levels, symbols and escapes: whole numbers as symbols of one byte.
+
+    level   0  1 -1  2 -2 ...  127 -127
+    symbol  0  1  2  3  4 ...  253  254      255: escape, the level stands in a list behind
+
+A context's alphabet is what calibration saw; every other level is escaped. Escaped levels are
+zigzag numbers in LEB128 (7 bits a byte, low first), in the order of the symbols.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwell.kernels.entropy import RansTables, build_tables
+
+SYMBOLS = 256
+ESCAPE = 255
+MAX_LEVEL = 127
+MAX_ESCAPED = (1 << 31) - 1
+_MAX_NUMBER_BYTES = 5
+
+Levels = NDArray[np.int32]
+Symbols = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class LevelTables(RansTables):
+    """Tables in which a symbol that a context cannot have has frequency 0; the escape is always
+    possible. ValueError otherwise."""
+
+    def __post_init__(self) -> None:
+        given = np.array(self.frequencies, copy=True, order="C")
+        if given.ndim != 2 or given.dtype != np.uint16 or given.shape[1] != SYMBOLS:
+            raise ValueError("level tables are uint16 [contexts, 256]")
+        if not len(given) or (given[:, ESCAPE] == 0).any():
+            raise ValueError("every context must be able to escape")
+        if (given.sum(1, dtype=np.int64) != 4096).any():
+            raise ValueError("each row of frequencies sums to 4096")
+        given.setflags(write=False)
+        object.__setattr__(self, "frequencies", given)
+
+    def costs(self) -> NDArray[np.float32]:
+        """Bits of each symbol [contexts, 256]; infinite for those that cannot be."""
+        with np.errstate(divide="ignore"):
+            return (12 - np.log2(self.frequencies.astype(np.float64))).astype(np.float32)
+
+
+def fit_tables(counts: NDArray[np.integer]) -> LevelTables:
+    """Tables for counts [contexts, 256] of symbols. A symbol whose fair share is below a quarter
+    of a 4096th is left to the escape; the alphabet of magnitudes has both signs of each."""
+    wanted = np.array(counts, dtype=np.float64)
+    fair = wanted * (4096 / np.maximum(1, wanted.sum(1, keepdims=True)))
+    found = np.zeros(wanted.shape, np.uint16)
+    for row, (share, count) in enumerate(zip(fair, wanted, strict=True)):
+        alive = share >= 0.25
+        alive[0] = True
+        alive[ESCAPE] = False
+        escaped = count[~alive].sum()
+        index = np.append(np.flatnonzero(alive), ESCAPE)
+        weights = np.append(count[index[:-1]], escaped)
+        scaled = np.rint(weights * 16).astype(np.int64) + 1  # the 1: what was not seen may come
+        found[row, index] = build_tables(scaled[None]).frequencies[0]
+    return LevelTables(found)
+
+
+def to_symbols(levels: Levels, contexts: NDArray[np.uint16], tables: LevelTables) -> Symbols:
+    """Levels [tokens, k] -> symbols; what a context cannot have is the escape."""
+    zigzag = np.where(levels > 0, 2 * levels - 1, -2 * levels)
+    symbols = np.minimum(zigzag, ESCAPE).astype(np.uint8)
+    possible = tables.frequencies[contexts, symbols] > 0
+    return np.where(possible, symbols, np.uint8(ESCAPE))
+
+
+def to_levels(symbols: Symbols) -> Levels:
+    """The inverse, with zeros in place of escapes."""
+    wide = symbols.astype(np.int32)
+    levels = np.where(wide & 1, (wide + 1) >> 1, -(wide >> 1))
+    levels[symbols == ESCAPE] = 0
+    return levels
+
+
+def pack_escapes(levels: Levels) -> bytes:
+    """Escaped levels [n] as LEB128 of their zigzag numbers."""
+    out = bytearray()
+    for level in levels.tolist():
+        number = 2 * level - 1 if level > 0 else -2 * level
+        while number >= 128:
+            out.append(number & 127 | 128)
+            number >>= 7
+        out.append(number)
+    return bytes(out)
+
+
+def unpack_escapes(data: bytes | memoryview, *, count: int) -> Levels:
+    """The inverse. ValueError unless the bytes are exactly `count` numbers."""
+    if not count <= len(data) <= _MAX_NUMBER_BYTES * count:
+        raise ValueError("the escaped levels do not fit their number")
+    found, number, shift = [], 0, 0
+    for byte in data:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            found.append((number + 1) >> 1 if number & 1 else -(number >> 1))
+            number, shift = 0, 0
+        elif shift >= 7 * _MAX_NUMBER_BYTES:
+            raise ValueError("an escaped level is too long")
+    if shift or len(found) != count or any(abs(level) > MAX_ESCAPED for level in found):
+        raise ValueError("the escaped levels do not fit their number")
+    return np.array(found, dtype=np.int32)
