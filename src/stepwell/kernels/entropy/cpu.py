@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stepwell.kernels.entropy import cpu_kernel as compiled
 from stepwell.kernels.entropy import cpu_lanes
@@ -31,9 +32,7 @@ def encode(
     """See `base.Coder`. `vectors`: None for what this CPU can; for tests."""
     states = np.full(lanes, LOWER, np.uint32)
     words = np.empty(len(symbols), np.uint16)  # at most one a symbol; untouched pages cost nothing
-    record = _record(words, states, pattern, symbols)
-    record[compiled.TABLE] = table.entries.ctypes.data
-    record[compiled.STRIDE] = table.entries.shape[1]
+    record = _record(words, states, pattern, symbols, table.entries)
     kernel = compiled.encode_kernel(cpu_lanes.available() if vectors is None else vectors)
     team.run(kernel, record, tasks=1)
     return states, words[int(record[compiled.PLACE]) :]
@@ -49,8 +48,7 @@ def decode(
     vectors: bool | None = None,
 ) -> None:
     """See `base.Coder`. `vectors`: None for what this CPU can; for tests."""
-    record = _record(words, states, pattern, out)
-    record[compiled.TABLE] = table.entries.ctypes.data
+    record = _record(words, states, pattern, out, table.entries)
     kernel = compiled.decode_kernel(cpu_lanes.available() if vectors is None else vectors)
     team.run(kernel, record, tasks=1)
     used = int(record[compiled.PLACE])
@@ -60,14 +58,18 @@ def decode(
         raise StreamError("the stream does not end where it began")
 
 
-def _record(words: U16, states: U32, pattern: Pattern, symbols: U8) -> torch.Tensor:
-    record = torch.zeros(compiled.FIELDS, dtype=torch.int64)
-    record[compiled.WORDS] = words.ctypes.data
-    record[compiled.CAPACITY] = len(words)
-    record[compiled.STATES] = states.ctypes.data
-    record[compiled.LANES] = len(states)
-    record[compiled.WIDE] = pattern.wide.ctypes.data
-    record[compiled.PERIOD] = pattern.period
-    record[compiled.SYMBOLS] = symbols.ctypes.data
-    record[compiled.COUNT] = len(symbols)
-    return record
+def _record(
+    words: U16, states: U32, pattern: Pattern, symbols: U8, entries: NDArray[np.uint32]
+) -> torch.Tensor:
+    fields = [0] * compiled.FIELDS
+    fields[compiled.WORDS] = words.ctypes.data
+    fields[compiled.CAPACITY] = len(words)
+    fields[compiled.STATES] = states.ctypes.data
+    fields[compiled.LANES] = len(states)
+    fields[compiled.WIDE] = pattern.wide.ctypes.data
+    fields[compiled.PERIOD] = pattern.period
+    fields[compiled.SYMBOLS] = symbols.ctypes.data
+    fields[compiled.COUNT] = len(symbols)
+    fields[compiled.TABLE] = entries.ctypes.data
+    fields[compiled.STRIDE] = entries.shape[1]
+    return torch.tensor(fields, dtype=torch.int64)
