@@ -175,7 +175,9 @@ def _read_frequencies(head: Buffer, *, tables: int, first: int, count: int) -> N
     found = np.frombuffer(head, "<u2", offset=_HEAD.size).reshape(tables, count)
     if (found.sum(1, dtype=np.int64) != TOTAL).any():
         raise DecodeError("a table that is none")
-    return np.pad(found, ((0, 0), (first, 0)))
+    whole = np.zeros((tables, first + count), np.uint16)
+    whole[:, first:] = found
+    return whole
 
 
 def fit_present(counts: NDArray[np.int64]) -> NDArray[np.uint16]:
@@ -216,4 +218,4 @@ def _whole_numbers(parts: Sequence[Buffer], kind: Kind, *, copies: bool = True) 
 
 
 def _view(array: NDArray) -> Buffer:
-    return memoryview(array).cast("B") if array.size else memoryview(b"")
+    return memoryview(array.data).cast("B") if array.size else memoryview(b"")
