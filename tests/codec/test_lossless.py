@@ -153,15 +153,19 @@ def test_damaged_heads_are_refused() -> None:
 
     decode(parts)
     head = parts[0]
-    fields = list(struct.unpack_from("<BBBBIQ", head))
+    fields = list(struct.unpack_from("<BBHIQ", head))
     for place, value in [
-        (0, 0), (0, 2), (1, 1), (2, 250), (3, 255), (3, 0), (4, 2), (4, 2**32 - 1), (5, 0),
-        (5, 2**63), (5, 349), (5, 351),
+        (0, 0), (0, 2), (1, 1), (2, 1), (3, 0), (3, 2), (3, 2**32 - 1), (4, 0), (4, 2**63),
+        (4, 699), (4, 701),
     ]:  # fmt: skip
         wrong = [*fields[:place], value, *fields[place + 1 :]]
         expect_refused(
-            lambda wrong=wrong: decode([struct.pack("<BBBBIQ", *wrong) + head[16:], *parts[1:]])
+            lambda wrong=wrong: decode([struct.pack("<BBHIQ", *wrong) + head[16:], *parts[1:]])
         )
+    expect_refused(lambda: decode([head[:47], *parts[1:]]))
+    expect_refused(lambda: decode([head[:16] + bytes(32), *parts[1:]]))
+    expect_refused(lambda: decode([head[:16] + b"\xff" * 32 + head[48:], *parts[1:]]))
+    expect_refused(lambda: decode([head[:-1] + b"\x01", *parts[1:]]))
     expect_refused(lambda: decode([]))
     expect_refused(lambda: decode([head]))
     expect_refused(lambda: decode([head[:15], *parts[1:]]))

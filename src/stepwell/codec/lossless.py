@@ -1,7 +1,8 @@
 """Exact and smaller: exponents through rANS with tables of the chunk's own, the rest as it is.
 
     part  bytes                                              coded     stored
-       0  head: fixed fields, then uint16 frequencies        16 + ..       16
+       0  head: fixed fields, a bit for each symbol in use,
+          uint16 frequencies [tables, symbols in use]        48 + ..       16
        1  states uint32 [lanes]                                  yes  the parts'
        2  words uint16                                           yes         -
        3  the other bytes of each number (kernels/planes)        yes         -
@@ -51,7 +52,8 @@ _KINDS = {
     torch.float32: Kind.FLOAT32,
 }
 _SPEC = CodecSpec(name="lossless", version=1, lossless=True)
-_HEAD = struct.Struct("<BBBBIQ")  # mode, kind, first symbol, symbols - 1, tables, numbers
+_HEAD = struct.Struct("<BBHIQ")  # mode, kind, zero, tables, numbers
+_BITMAP = MAX_SYMBOLS // 8
 _STORED, _CODED = 0, 1
 _LEAST_FOR_TABLE = 4096  # numbers that pay for a table of their own
 _ONE_TABLE = Pattern(wide=np.zeros(2 * FULL_LANES, np.uint16), period=FULL_LANES)
@@ -89,22 +91,23 @@ class LosslessCodec:
             return coded
         stored = memoryview(bytearray(size))
         copy_parts(source=parts, target=[stored])
-        return [memoryview(_HEAD.pack(_STORED, self._kind, 0, 0, 0, 0)), stored]
+        return [memoryview(_HEAD.pack(_STORED, self._kind, 0, 0, 0)), stored]
 
     def decode(self, parts: Sequence[Buffer], out: Sequence[Buffer]) -> None:
         """Raises DecodeError for whatever `encode` does not write for so many bytes."""
         if not parts or len(parts[0]) < _HEAD.size:
             raise DecodeError("shorter than its head")
-        mode, kind, first, last, tables, count = _HEAD.unpack_from(parts[0])
+        mode, kind, zero, tables, count = _HEAD.unpack_from(parts[0])
         if kind != self._kind:
             raise DecodeError(f"kind {kind} where {int(self._kind)} is expected")
         if mode == _STORED:
-            _unstore(parts, out, fields=(first, last, tables, count))
+            _unstore(parts, out, fields=(zero, tables, count))
             return
         whole = self._kind.itemsize * count == total_bytes(out) > 0
-        if mode != _CODED or len(parts) != 4 or not whole or tables != self._tables_for(count):
+        known = mode == _CODED and zero == 0 and len(parts) == 4
+        if not known or not whole or tables != self._tables_for(count):
             raise DecodeError("not a chunk of so many bytes")
-        frequencies = _read_frequencies(parts[0], tables=tables, first=first, count=last + 1)
+        frequencies = _read_frequencies(parts[0], tables=tables)
         planes = self._read_planes(parts, frequencies, count=count)
         targets = _whole_numbers(out, self._kind, copies=False)
         planes_version().merge(planes, targets)
@@ -121,11 +124,15 @@ class LosslessCodec:
         tables = self._tables_for(count)
         segments = self._segments if tables > 1 else np.array([count], np.int64)
         counts = planes_version().count(planes.symbols, segments)
+        used = counts.any(0)
+        counts = counts[:, used]
         frequencies = fit_present(counts)
-        head = _head(self._kind, frequencies, count=count)
+        head = _head(self._kind, frequencies, used, count=count)
         if len(head) + _bits(counts, frequencies) / 8 >= _HEAD.size + count:
             return None
-        table = EncodeTable(entries=encode_entries(frequencies))
+        entries = np.zeros((tables, MAX_SYMBOLS), np.uint32)
+        entries[:, used] = encode_entries(frequencies)
+        table = EncodeTable(entries=entries)
         lanes = lanes_for(count)
         states, words = coder().encode(planes.symbols, self._pattern(tables), table, lanes=lanes)
         return [head, _view(states), _view(words), _view(planes.rest)]
@@ -160,28 +167,34 @@ class LosslessCodec:
         return self._by_segment if tables > 1 else _ONE_TABLE
 
 
-def _head(kind: Kind, frequencies: NDArray[np.uint16], *, count: int) -> Buffer:
-    """Fixed fields, then the columns of the symbols between the least and the largest in use."""
-    used = np.flatnonzero(frequencies.any(0))
-    first, last = int(used[0]), int(used[-1])
-    fixed = _HEAD.pack(_CODED, kind, first, last - first, len(frequencies), count)
-    return memoryview(fixed + frequencies[:, first : last + 1].astype("<u2").tobytes())
+def _head(
+    kind: Kind, frequencies: NDArray[np.uint16], used: NDArray[np.bool_], *, count: int
+) -> Buffer:
+    """Fixed fields, which symbols are in use, and the table of each context over these."""
+    fixed = _HEAD.pack(_CODED, kind, 0, len(frequencies), count)
+    bits = np.packbits(used, bitorder="little")
+    return memoryview(fixed + bits.tobytes() + frequencies.astype("<u2").tobytes())
 
 
-def _read_frequencies(head: Buffer, *, tables: int, first: int, count: int) -> NDArray[np.uint16]:
-    """The table of each context, uint16 [tables, first + count]."""
-    if len(head) != _HEAD.size + 2 * tables * count or first + count > MAX_SYMBOLS:
+def _read_frequencies(head: Buffer, *, tables: int) -> NDArray[np.uint16]:
+    """The table of each context, uint16 [tables, 256]."""
+    fixed = _HEAD.size + _BITMAP
+    if len(head) < fixed:
+        raise DecodeError("shorter than its head")
+    bits = np.frombuffer(head, np.uint8, count=_BITMAP, offset=_HEAD.size)
+    used = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+    if not len(used) or len(head) != fixed + 2 * tables * len(used):
         raise DecodeError("tables of another size than they claim")
-    found = np.frombuffer(head, "<u2", offset=_HEAD.size).reshape(tables, count)
+    found = np.frombuffer(head, "<u2", offset=fixed).reshape(tables, len(used))
     if (found.sum(1, dtype=np.int64) != TOTAL).any():
         raise DecodeError("a table that is none")
-    whole = np.zeros((tables, first + count), np.uint16)
-    whole[:, first:] = found
+    whole = np.zeros((tables, MAX_SYMBOLS), np.uint16)
+    whole[:, used] = found
     return whole
 
 
 def fit_present(counts: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """12-bit frequencies of counts [tables, 256], none for a symbol that does not occur.
+    """12-bit frequencies of counts [tables, symbols], none for a symbol that does not occur.
 
     Rounded shares, and the difference on the most frequent symbols: a thousandth above the best.
     """
