@@ -40,7 +40,7 @@ class BlockErrors:
 def measure_blocks(coefficients: Tensor, *, sizes: Sequence[int] = BLOCK_SIZES) -> BlockErrors:
     """Errors of all possible blocks over sample rows [tokens, r]."""
     tokens, rank = coefficients.shape
-    kept = {}
+    kept: dict[tuple[int, Kind], NDArray[np.float64]] = {}
     for size in (s for s in sizes if s <= rank):
         found = {kind: np.empty(rank - size + 1) for kind in KINDS}
         step = max(1, _SAMPLE_VALUES // (tokens * size))
