@@ -92,9 +92,10 @@ class BrainAndTiers(RuleBasedStateMachine):
         self.disk = DiskTier(self.folder / "disk", options=DiskOptions(
             capacity=6 << 20, free_floor=1 << 20, commit_seconds=60.0))  # fmt: skip
         stores = {TierName.HOST: self.host, TierName.DISK: self.disk}
-        lane = LaneConfig(breaker=BreakerConfig(failures=1000))
-        self.mover = Mover(stores, codec=RawCodec(), layout=LAYOUT,
-                           lanes={name: lane for name in stores})  # fmt: skip
+        breaker = BreakerConfig(failures=1000)
+        lanes = {TierName.HOST: LaneConfig(breaker=breaker),
+                 TierName.DISK: LaneConfig(breaker=breaker, threads=2)}  # fmt: skip
+        self.mover = Mover(stores, codec=RawCodec(), layout=LAYOUT, lanes=lanes)
         self.brain = Hierarchy(
             [TierSpec(name=TierName.HOST, capacity_bytes=CHUNKS_OF_HOST * (CHUNK + 4096)),
              TierSpec(name=TierName.DISK, capacity_bytes=self.disk.options.usable * 3 // 4,

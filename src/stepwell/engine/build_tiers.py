@@ -31,13 +31,14 @@ from stepwell.model.pool import KVPool
 from stepwell.tier.contract import Buffer, Tier
 from stepwell.tier.disk import DiskOptions, DiskTier
 from stepwell.tier.host import HostTier
-from stepwell.tier.mover import Mover
+from stepwell.tier.mover import LaneConfig, Mover
 
 Progress = Callable[[str], None]
 WrapTier = Callable[[TierName, Tier], Tier]
 _LEAST_CHUNK = 128 << 10  # bytes: below, a transfer is mostly its fixed costs
 _MOST_CHUNK_BLOCKS = 16
 _PROBE_CHUNKS = 16
+_THREADS = {TierName.DISK: 2}  # one commits while the other writes (`evaluate/disk_bench.py`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,13 @@ def _assemble(
     *,
     chunk_blocks: int,
 ) -> Tiers:
-    mover = Mover(stores, codec=RawCodec(), layout=layout_hash(pool), on_ready=lambda: tiers.ring())
+    mover = Mover(
+        stores,
+        codec=RawCodec(),
+        layout=layout_hash(pool),
+        lanes={name: LaneConfig(threads=_THREADS.get(name, 1)) for name in stores},
+        on_ready=lambda: tiers.ring(),
+    )
     tiers = Tiers(
         hierarchy, mover, cache, block_bytes=_block_bytes(pool), chunk_blocks=chunk_blocks
     )
