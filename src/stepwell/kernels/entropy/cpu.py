@@ -19,6 +19,7 @@ from stepwell.kernels.entropy.base import (
     StreamError,
 )
 from stepwell.kernels.native import team
+from stepwell.kernels.native.arrays import address_of
 
 
 def encode(
@@ -62,14 +63,14 @@ def _record(
     words: U16, states: U32, pattern: Pattern, symbols: U8, entries: NDArray[np.uint32]
 ) -> torch.Tensor:
     fields = [0] * compiled.FIELDS
-    fields[compiled.WORDS] = words.ctypes.data
+    fields[compiled.WORDS] = address_of(words)
     fields[compiled.CAPACITY] = len(words)
-    fields[compiled.STATES] = states.ctypes.data
+    fields[compiled.STATES] = address_of(states)
     fields[compiled.LANES] = len(states)
-    fields[compiled.WIDE] = pattern.wide.ctypes.data
+    fields[compiled.WIDE] = address_of(pattern.wide)
     fields[compiled.PERIOD] = pattern.period
-    fields[compiled.SYMBOLS] = symbols.ctypes.data
+    fields[compiled.SYMBOLS] = address_of(symbols)
     fields[compiled.COUNT] = len(symbols)
-    fields[compiled.TABLE] = entries.ctypes.data
+    fields[compiled.TABLE] = address_of(entries)
     fields[compiled.STRIDE] = entries.shape[1]
     return torch.tensor(fields, dtype=torch.int64)

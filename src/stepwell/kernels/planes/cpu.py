@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from stepwell.kernels.native import team
+from stepwell.kernels.native.arrays import address_of
 from stepwell.kernels.planes import cpu_kernel as compiled
 from stepwell.kernels.planes.base import U8, Buffer, Kind, Planes
 
@@ -32,10 +33,10 @@ def count(symbols: U8, segments: NDArray[np.int64]) -> NDArray[np.int64]:
     tables = np.zeros((len(sizes), 4, 256), np.uint32)
     fields = [0] * compiled.FIELDS
     fields[compiled.NUMBER] = len(sizes)
-    fields[compiled.SYMBOLS] = symbols.ctypes.data
+    fields[compiled.SYMBOLS] = address_of(symbols)
     fields[compiled.COUNT] = len(symbols)
-    fields[compiled.SEGMENTS] = sizes.ctypes.data
-    fields[compiled.TABLES] = tables.ctypes.data
+    fields[compiled.SEGMENTS] = address_of(sizes)
+    fields[compiled.TABLES] = address_of(tables)
     team.run(compiled.counting_kernel(), torch.tensor(fields, dtype=torch.int64), tasks=1)
     return tables.sum(1, dtype=np.int64)
 
@@ -44,12 +45,12 @@ def _walk(parts: Sequence[Buffer], planes: Planes, *, splits: bool) -> None:
     views = [np.frombuffer(part, np.uint8) for part in parts]  # kept alive during the call
     size = planes.kind.itemsize
     assert sum(len(view) for view in views) == len(planes.symbols) * size, "parts and planes agree"
-    pairs = np.array([(view.ctypes.data, len(view) // size) for view in views], np.int64)
-    low = planes.rest.ctypes.data
+    pairs = np.array([(address_of(view), len(view) // size) for view in views], np.int64)
+    low = address_of(planes.rest)
     fields = [0] * compiled.FIELDS
-    fields[compiled.PARTS] = pairs.ctypes.data
+    fields[compiled.PARTS] = address_of(pairs)
     fields[compiled.NUMBER] = len(views)
-    fields[compiled.SYMBOLS] = planes.symbols.ctypes.data
+    fields[compiled.SYMBOLS] = address_of(planes.symbols)
     fields[compiled.LOW] = low
     fields[compiled.HIGH] = low + (2 * len(planes.symbols) if planes.kind is Kind.FLOAT32 else 0)
     kernel = compiled.walking_kernel(int(planes.kind), splits)
