@@ -66,18 +66,14 @@ class Moments:
         offset = self._sum / self.count
         return self._squares / self.count - torch.outer(offset, offset)
 
-    def spectrum(self, *, start: int = 0, stop: int | None = None) -> Spectrum:
-        """All eigenvectors of the features start:stop (a group of layers)."""
-        part = slice(start, stop)
-        covariance = self.covariance()[part, part]
-        values, vectors = torch.linalg.eigh(covariance)
-        return Spectrum(
-            mean=self.mean()[part],
-            vectors=vectors.flip(1),
-            variances=values.flip(0).clamp(min=0.0),
-            total=float(covariance.diagonal().sum()),
-            count=self.count,
-        )
+    def part(self, start: int, stop: int) -> Moments:
+        """The moments of the features start:stop alone."""
+        found = Moments(0)
+        found.count = self.count
+        found._shift = None if self._shift is None else self._shift[start:stop]
+        found._sum = self._sum[start:stop]
+        found._squares = self._squares[start:stop, start:stop]
+        return found
 
 
 class Sketch:
@@ -139,3 +135,28 @@ class Sketch:
     def _centred(self) -> Tensor:
         offset = self._sum / self.count
         return self._image / self.count - torch.outer(offset, offset @ self._omega)
+
+
+class Reservoir:
+    """A uniform sample of at most `size` rows of a stream, each row's chance the same (Vitter,
+    ACM Trans. Math. Software 11, 1985, algorithm R). The same for the same seed and stream."""
+
+    def __init__(self, *, size: int, width: int, seed: int = 0) -> None:
+        self._rows = torch.empty(size, width, dtype=torch.float32)
+        self._seen = 0
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def add(self, rows: Tensor) -> None:
+        """Offer rows [tokens, p]."""
+        number = torch.arange(self._seen, self._seen + len(rows))
+        chance = torch.rand(len(rows), generator=self._generator, dtype=torch.float64)
+        place = (chance * (number + 1)).to(torch.int64)
+        place = torch.where(number < len(self._rows), number, place)
+        taken = (place < len(self._rows)).nonzero()[:, 0]
+        for row in taken.tolist():  # in order: a later row may take an earlier one's place
+            self._rows[place[row]] = rows[row]
+        self._seen += len(rows)
+
+    def rows(self) -> Tensor:
+        """The sample, [at most size, p]."""
+        return self._rows[: self._seen]
