@@ -43,6 +43,7 @@ def hierarchy(
 
     Example: [bold]stepwell bench hierarchy --quick[/bold]
     """
+    from stepwell.evaluate.brain_bench import BrainScale
     from stepwell.evaluate.hierarchy_bench import HierarchyOptions, run_hierarchy_bench
     from stepwell.evaluate.hierarchy_chat import ChatLoad
     from stepwell.evaluate.shapes import house_folder, is_shape, make_checkpoint
@@ -53,7 +54,9 @@ def hierarchy(
         folder = make_checkpoint(model, workdir=place / "shapes", tokenizer=house_folder())
     else:
         folder = house_folder() if model == "house" else Path(model)
-    sizes: dict[str, Any] = {"repeats": 3, "sick": 6, "sick_prompt": 2048}
+    sizes: dict[str, Any] = {
+        "repeats": 3, "sick": 5, "sick_prompt": 2048, "brain": BrainScale(sessions=10_000),
+    }  # fmt: skip
     sizes = sizes if quick else {"chats": ChatLoad(), "kill_server": True, "sick": 30}
     options = HierarchyOptions(folder=folder, prompt=prompt, workdir=place, **sizes)
     with moving_line() as say:

@@ -38,6 +38,7 @@ from stepwell.tier.faulty import Faults, FaultyTier
 Say = Callable[[str], None]
 _OUTPUT = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
 _SETTLE_SECONDS = 60.0
+_HOST = "512MiB"
 FAULTS = {
     "throttled to 20 MB/s": Faults(bytes_per_second=20e6),
     "stalls (30 %)": Faults(hang=0.3, hang_seconds=2.0, seed=1),
@@ -65,13 +66,15 @@ class HierarchyOptions:
 @dataclass(slots=True)
 class TierResult:
     """Seconds to the first token, prompt by prompt. `wrong`: tokens that differ from a hit on the
-    device. `rounding`: tokens of such a hit that differ from the first, computed reply."""
+    device. `rounding`: tokens of such a hit that differ from the first, computed reply. `expected`:
+    the tokens of those hits, the warm-up's first."""
 
     computed: list[float] = field(default_factory=list)
     restored: list[float] = field(default_factory=list)
     tokens_restored: int = 0
     wrong: int = 0
     rounding: int = 0
+    expected: list[tuple[int, ...]] = field(default_factory=list)
 
     @property
     def speedup(self) -> float:
@@ -123,7 +126,7 @@ def run_hierarchy_bench(options: HierarchyOptions, *, say: Say) -> dict[str, Any
 def _returning_sessions(options: HierarchyOptions, folder: Path, say: Say) -> dict[str, TierResult]:
     results: dict[str, TierResult] = {}
     say("host tier")
-    results["host"] = _one_tier(options, {"tiers__host": "1GiB"}, _nothing)
+    results["host"] = _one_tier(options, {"tiers__host": _HOST}, _nothing)
     disk: dict[str, Any] = {"tiers__disk": str(folder / "disk"), "tiers__disk_capacity": "4GiB"}
     say("disk tier")
     results["disk"] = _one_tier(options, disk, lambda: drop_page_cache(folder / "disk"))
@@ -158,6 +161,7 @@ def _one_tier(
             result.computed.append(computed)
             result.restored.append(restored)
             result.tokens_restored += _restored(llm) - before
+        result.expected.append(expected)
         result.wrong += _differences(expected, tokens)
         result.rounding += _differences(first, expected)
         llm.built.engine.clear_cache()
@@ -172,19 +176,14 @@ def _after_restart(
     llm = LLM(str(options.folder), cache__pool="256MiB", **settings)
     drop_page_cache(folder)
     result = TierResult(computed=list(before.computed))
-    tokens: tuple[int, ...] = ()
     for number in range(options.repeats + 1):
         prompt = _prompt(llm, options.prompt, seed=number)
         seconds, tokens = first_token(llm, prompt)
         settle(llm)
         if number:
             result.restored.append(seconds)
+        result.wrong += _differences(before.expected[number], tokens)
     result.tokens_restored = _restored(llm)
-    plain = LLM(str(options.folder), cache__pool="256MiB")
-    prompt = _prompt(plain, options.prompt, seed=options.repeats)
-    first_token(plain, prompt)
-    _, expected = first_token(plain, prompt)
-    result.wrong = _differences(expected, tokens)
     llm.close()
     return result
 
@@ -216,7 +215,7 @@ def _sick_tiers(options: HierarchyOptions, say: Say) -> tuple[dict[str, dict[str
         sick: list[FaultyTier] = []
         on = LLM(
             str(options.folder), wrap_tier=_wrap(faults, sick), cache__pool="256MiB",
-            tiers__host="1GiB",
+            tiers__host=_HOST,
         )  # fmt: skip
         times: dict[str, list[float]] = {"off": [], "on": []}
         for number in range(options.sick + 1):
