@@ -2,6 +2,10 @@
 
     contract  what a codec is
     raw       bytes as they are
+    lossless  exact and smaller: exponents through rANS
+    cast      lossy and cheap: fp8, int8, int4 with a scale for each head of each token
+    shape     what the numbers of a block are
+    registry  codecs by name
     header    the versioned header at the start of every value
     value     header and codec together: buffers -> value, value -> buffers
     buffers   copying between lists of buffers

@@ -124,7 +124,7 @@ class LosslessCodec:
         tables = self._tables_for(count)
         segments = self._segments if tables > 1 else np.array([count], np.int64)
         counts = planes_version().count(planes.symbols, segments)
-        used = counts.any(0)
+        used = counts.sum(0) > 0
         counts = counts[:, used]
         frequencies = fit_present(counts)
         head = _head(self._kind, frequencies, used, count=count)
