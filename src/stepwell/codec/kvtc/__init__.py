@@ -5,10 +5,13 @@
     metric               which errors count how much
     matrix, transform    rows to decorrelated coefficients and back
     paper, paper_plan    `kvtc-paper`: the paper's quantiser, exact allocation, DEFLATE
-    levels, quantizer    one step, dead zone, price on bits, symbols and escapes
+    levels, cells        symbols and escapes; which interval becomes which level
+    quantizer            one step, dead zone, price on bits, reconstruction
     allocation           trains the ladder of steps: one sweep for all ratios
     ours                 `kvtc`: levels to entropy-coded bytes
-    artifact             the calibration file
+    train, control       statistics to a calibration; ratio or error to a step
+    calibration          transforms and ladders of one model; rows to bytes by them
+    container, artifact  the calibration file, every number checked
 
 Owns: coefficients and their bytes. Does not own: running the model, what a block of the pool looks
 like, tiers. Nothing here pickles.

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from stepwell.codec.kvtc.allocation import Rung
 from stepwell.codec.kvtc.calibration import Plane
+from stepwell.codec.kvtc.cells import OFFSETS
 from stepwell.codec.kvtc.container import Array, ArtifactError
 from stepwell.codec.kvtc.layout import LayerPart, RowLayout
 from stepwell.codec.kvtc.levels import SYMBOLS, LevelTables
 from stepwell.codec.kvtc.matrix import Precision, StoredMatrix
 from stepwell.codec.kvtc.metric import Metric
-from stepwell.codec.kvtc.quantizer import OFFSETS, QuantizerModel
+from stepwell.codec.kvtc.quantizer import QuantizerModel
 from stepwell.codec.kvtc.rotary import Rotary
 from stepwell.codec.kvtc.transform import Basis, BasisGroup
 

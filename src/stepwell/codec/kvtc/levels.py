@@ -49,18 +49,17 @@ class LevelTables(RansTables):
 
 
 def fit_tables(counts: NDArray[np.integer]) -> LevelTables:
-    """Tables for counts [contexts, 256] of symbols. A symbol whose fair share is below a quarter
-    of a 4096th is left to the escape; the alphabet of magnitudes has both signs of each."""
+    """Tables for counts [contexts, 256] of symbols. A context's alphabet reaches, without gaps and
+    on both sides of zero, to the last magnitude whose fair share is a quarter of a 4096th; what
+    lies beyond is left to the escape."""
     wanted = np.array(counts, dtype=np.float64)
-    fair = wanted * (4096 / np.maximum(1, wanted.sum(1, keepdims=True)))
     found = np.zeros(wanted.shape, np.uint16)
-    for row, (share, count) in enumerate(zip(fair, wanted, strict=True)):
-        alive = share >= 0.25
-        alive[0] = True
-        alive[ESCAPE] = False
-        escaped = count[~alive].sum()
-        index = np.append(np.flatnonzero(alive), ESCAPE)
-        weights = np.append(count[index[:-1]], escaped)
+    for row, count in enumerate(wanted):
+        pairs = count[1:ESCAPE].reshape(-1, 2).sum(1)
+        seen = np.flatnonzero(pairs * 4096 >= 0.25 * max(1.0, count.sum()))
+        used = 1 + 2 * (int(seen[-1]) + 1) if len(seen) else 1
+        index = np.append(np.arange(used), ESCAPE)
+        weights = np.append(count[:used], count[used:].sum())
         scaled = np.rint(weights * 16).astype(np.int64) + 1  # the 1: what was not seen may come
         found[row, index] = build_tables(scaled[None]).frequencies[0]
     return LevelTables(found)

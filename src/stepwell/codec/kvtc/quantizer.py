@@ -13,18 +13,15 @@ Lengths here are in steps: `scaled` = coefficient / step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepwell.codec.kvtc.levels import ESCAPE, MAX_ESCAPED, Levels, LevelTables
-
-OFFSETS = 3  # reconstruction offsets a context has: for magnitudes 1, 2, and 3 or more
-_ESCAPE_BITS = 12.0  # what an escaped level costs in the list behind, about
-_NEVER = 1e9
-_ROWS = 2048
+from stepwell.codec.kvtc.cells import OFFSETS, Cells, make_cells
+from stepwell.codec.kvtc.levels import Levels, LevelTables
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,20 @@ class QuantizerModel:
     tables: LevelTables
     offsets: NDArray[np.float32]
 
+    @cached_property
+    def _known(self) -> dict[float, list[Cells]]:
+        return {}
+
+    def cells(self, price: float) -> list[Cells]:
+        """For each context, which interval becomes which level; worked out once a price."""
+        found = self._known.get(price)
+        if found is None:
+            costs = self.tables.costs()
+            pairs = zip(costs, self.offsets, strict=True)
+            found = [make_cells(bits, offsets, price=price) for bits, offsets in pairs]
+            self._known[price] = found
+        return found
+
 
 def plain_levels(scaled: Tensor, *, rounding: float) -> Tensor:
     """sign(x) * floor(|x| + rounding), int32: a dead zone of 2 * (1 - rounding) steps."""
@@ -44,12 +55,17 @@ def plain_levels(scaled: Tensor, *, rounding: float) -> Tensor:
 
 def priced_levels(scaled: Tensor, model: QuantizerModel, *, price: float) -> Tensor:
     """Levels int32 [tokens, k] of scaled coefficients, each with the least squared error +
-    price * bits among rounding down, rounding up and zero. `price` in squared steps a bit."""
-    costs = _costs(model)
-    out = torch.empty(scaled.shape, dtype=torch.int32)
-    for start in range(0, len(scaled), _ROWS):
-        out[start : start + _ROWS] = _priced(scaled[start : start + _ROWS], model, costs, price)
-    return out
+    price * bits of all levels of its context. `price` in squared steps a bit. Equal inputs give
+    equal levels on every machine: only comparisons with thresholds are made."""
+    cells = model.cells(price)
+    values = scaled.to(torch.float32).numpy()
+    out = np.empty(values.shape, np.int32)
+    for context in range(model.tables.contexts):
+        columns = np.flatnonzero(model.contexts == context)
+        if len(columns):
+            part = np.ascontiguousarray(values[:, columns])
+            out[:, columns] = cells[context].levels_of(part)
+    return torch.from_numpy(out)
 
 
 def reconstruct(levels: Tensor | Levels, model: QuantizerModel) -> Tensor:
@@ -83,34 +99,3 @@ def _offset_rows(model: QuantizerModel) -> NDArray[np.float32]:
     wide = np.zeros((len(model.offsets), OFFSETS + 1), np.float32)
     wide[:, 1:] = model.offsets
     return wide[model.contexts]
-
-
-def _costs(model: QuantizerModel) -> Tensor:
-    """Bits by sign, coefficient and magnitude [2, k, 129]; magnitudes above 127 are escaped."""
-    bits = model.tables.costs()
-    escape = bits[:, ESCAPE : ESCAPE + 1] + _ESCAPE_BITS
-    bits = np.where(np.isfinite(bits), bits, escape)
-    positive = np.concatenate([bits[:, :1], bits[:, 1:254:2], escape], axis=1)
-    negative = np.concatenate([bits[:, :1], bits[:, 2:255:2], escape], axis=1)
-    return torch.from_numpy(np.stack([positive, negative])[:, model.contexts])
-
-
-def _priced(scaled: Tensor, model: QuantizerModel, costs: Tensor, price: float) -> Tensor:
-    size = scaled.abs().clamp(max=float(MAX_ESCAPED // 2))
-    negative = (scaled < 0).to(torch.int64)
-    offsets = torch.from_numpy(_offset_rows(model))
-    columns = torch.arange(scaled.shape[1])
-    floor = size.floor()
-
-    def loss(magnitude: Tensor) -> Tensor:
-        whole = magnitude.to(torch.int64)
-        bits = costs[negative, columns, whole.clamp(max=128)]
-        back = magnitude + offsets[columns, whole.clamp(max=OFFSETS)]
-        return (size - back).square() + price * bits
-
-    best, least = floor, loss(floor)
-    for candidate in (floor + 1, (floor - 1).clamp(min=0), torch.zeros_like(floor)):
-        value = loss(candidate)
-        better = value < least
-        best, least = torch.where(better, candidate, best), torch.where(better, value, least)
-    return (scaled.sign() * best).to(torch.int32)
