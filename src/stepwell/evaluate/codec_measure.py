@@ -19,6 +19,7 @@ from stepwell.codec.kvtc.control import rung_near
 
 CHUNK_TOKENS = 256
 _TRIES = 14
+_NEAR = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +99,38 @@ def plane_step_at(
     chunks, stays at or below 1."""
     rows = torch.cat([chunk[:, plane.start : plane.stop] for chunk in chunks])
     coefficients = plane.basis.forward(rows)
-    low, high = math.log(plane.ladder[0].step / 2), math.log(plane.ladder[-1].step * 2)
-    for _ in range(_TRIES):
-        step = math.exp((low + high) / 2)
+
+    def excess(log_step: float) -> float:
+        """Logarithm of the error over its limit; grows with the step."""
+        step = math.exp(log_step)
         rung = rung_near(plane, step)
         levels = plane.coder.levels(coefficients, rung=rung, step=step)
         back = plane.basis.backward(plane.coder.coefficients(levels, rung=rung, step=step))
-        error = (back - rows).to(torch.float64).square().sum(0)
-        low, high = (math.log(step), high) if limit(error) <= 1 else (low, math.log(step))
-    return math.exp(low)
+        return math.log(limit((back - rows).to(torch.float64).square().sum(0)))
+
+    return math.exp(
+        _widest(excess, math.log(plane.ladder[0].step), math.log(plane.ladder[-1].step))
+    )
+
+
+def _widest(excess: Callable[[float], float], low: float, high: float) -> float:
+    """Where a growing function passes zero, from below and to 0.1 % of error, by straight lines
+    through the ends (regula falsi, Illinois variant). An end where it never does."""
+    under, over = excess(low), excess(high)
+    if under > 0 or over <= 0:
+        return low if under > 0 else high
+    kept = 0
+    for _ in range(_TRIES):
+        if under > -_NEAR:
+            break
+        # Aim a little below the limit: only what stays under it counts.
+        middle = high - (over + _NEAR / 2) * (high - low) / (over - under)
+        middle = min(max(middle, low + 1e-9), high - 1e-9)
+        value = excess(middle)
+        if value <= 0:
+            low, under, over = middle, value, over / 2 if kept == 1 else over
+            kept = 1
+        else:
+            high, over, under = middle, value, under / 2 if kept == -1 else under
+            kept = -1
+    return low

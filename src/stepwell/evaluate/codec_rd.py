@@ -15,234 +15,27 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stepwell.base.config import ModelConfig
 from stepwell.codec.kvtc.artifact import storage_report
-from stepwell.codec.kvtc.calibration import Calibration
-from stepwell.codec.kvtc.control import rung_near
+from stepwell.codec.kvtc.control import choice_for_ratio
 from stepwell.codec.kvtc.layout import RowLayout
-from stepwell.codec.kvtc.matrix import Precision
-from stepwell.codec.kvtc.paper import Order
 from stepwell.codec.kvtc.statistics import SINK_TOKENS
-from stepwell.codec.kvtc.train import Gatherer, TrainingOptions, train_calibration
-from stepwell.evaluate.codec_measure import (
-    CHUNK_TOKENS,
-    Energy,
-    Point,
-    coding_of,
-    measure,
-    plane_step_at,
-)
-from stepwell.evaluate.codec_paper import Paper
+from stepwell.evaluate.codec_attention import attention_error, make_metrics, output_weights
+from stepwell.evaluate.codec_contest import Contestants, joint_at, ratio_row, train_all
+from stepwell.evaluate.codec_measure import CHUNK_TOKENS, Energy, Point
+from stepwell.evaluate.codec_prepare import ROW_TOKENS, Bench, note, prepare
 from stepwell.evaluate.codec_rivals import CacheGenLike, int4_per_head, turned
-from stepwell.evaluate.codec_text import TextSets, make_sets
-from stepwell.model.load import LoadedModel, find_checkpoint, load_model, read_hf_config
-from stepwell.model.record import record
-from stepwell.model.rotary import row_layouts
+from stepwell.model.record import Recording, record
 
 RATIOS = (4, 8, 16, 32, 64)
-ROW_TOKENS = SINK_TOKENS + 4 * CHUNK_TOKENS
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all measurements share."""
-
-    loaded: LoadedModel
-    keys: RowLayout
-    values: RowLayout
-    sets: TextSets
-    gathered: Gatherer
-
-    @property
-    def split(self) -> int:
-        """Features of keys."""
-        return self.keys.width
-
-    def train(self, **options: Any) -> Calibration:
-        """A calibration of ours."""
-        return train_calibration(
-            self.gathered,
-            weights=bytes(32),
-            keys=self.keys,
-            values=self.values,
-            options=TrainingOptions(**options),
-        )
-
-    def chunks(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Chunks [256, width] of these texts' caches, sinks left out."""
-        found: list[Tensor] = []
-        for tokens in rows:
-            recorded = record(self.loaded, tokens, keys=self.keys, values=self.values)
-            found += torch.split(recorded.rows[SINK_TOKENS:], CHUNK_TOKENS)
-        return found
-
-
-def prepare(model: str, *, rows: tuple[int, int, int], seed: int) -> Bench:
-    """Load the model and run the calibration texts through it."""
-    folder = find_checkpoint(model)
-    config = ModelConfig(path=model)
-    loaded = load_model(
-        config, folder, read_hf_config(folder), dtype=torch.bfloat16, device=torch.device("cpu")
-    )
-    keys, values = row_layouts(loaded)
-    assert loaded.tokenizer is not None
-    sets = make_sets(loaded.tokenizer.encode, first=1, length=ROW_TOKENS, rows=rows, seed=seed)
-    gathered = Gatherer.of(width=keys.width + values.width)
-    for tokens in sets.calibration:
-        recorded = record(loaded, tokens, keys=keys, values=values)
-        gathered.add(recorded.rows[SINK_TOKENS:])
-    return Bench(loaded, keys, values, sets, gathered)
-
-
-def apart_at(
-    calibration: Calibration, chunks: Sequence[Tensor], energy: Energy, goal: Point
-) -> tuple[Point, list[float]]:
-    """Keys and values apart, each at the goal's error: the point, and bytes a token of each."""
-    goals = (goal.key_error * energy.keys, goal.value_error * energy.values)
-    steps = []
-    for plane, limit in zip(calibration.planes, goals, strict=True):
-        steps.append(plane_step_at(plane, chunks, limit=_over(limit)))
-    point = measure(chunks, coding_of(calibration, steps), energy)
-    tokens, sizes = sum(map(len, chunks)), []
-    for plane, step in zip(calibration.planes, steps, strict=True):
-        rung, size = rung_near(plane, step), 0
-        for chunk in chunks:
-            coefficients = plane.basis.forward(chunk[:, plane.start : plane.stop])
-            size += 4 + len(plane.coder.encode(coefficients, rung=rung, step=step))
-        sizes.append(size / tokens)
-    return point, sizes
-
-
-def _over(most: float) -> Callable[[Tensor], float]:
-    return lambda error: float(error.sum()) / most
-
-
-def joint_at(
-    calibration: Calibration, chunks: Sequence[Tensor], energy: Energy, goal: Point, *, each: bool
-) -> Point:
-    """Keys and values together. `each`: neither error above the goal's; else their sum is not."""
-
-    def limit(error: Tensor) -> float:
-        keys, values, both = energy.shares(error)
-        if not each:
-            return both / goal.total_error
-        return max(keys / goal.key_error, values / goal.value_error)
-
-    step = plane_step_at(calibration.planes[0], chunks, limit=limit)
-    return measure(chunks, coding_of(calibration, [step]), energy)
-
-
-@dataclass(frozen=True)
-class Contestants:
-    """Everything that is trained once."""
-
-    paper: Paper
-    paper_by_layer: Paper
-    apart: Calibration
-    apart_by_layer: Calibration
-    apart_two_groups: Calibration
-    joint: Calibration
-
-
-def train_all(bench: Bench) -> tuple[Contestants, dict[str, float]]:
-    """The contestants, and the seconds that each took."""
-    seconds: dict[str, float] = {}
-
-    def timed(name: str, make: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        made = make()
-        seconds[name] = round(time.perf_counter() - began, 2)
-        note(f"trained {name} in {seconds[name]} s")
-        return made
-
-    layers = len(bench.keys.parts)
-    arguments = (bench.gathered, bench.keys, bench.values)
-    plain = {"joint": False, "precision": Precision.FLOAT16}
-    return Contestants(
-        paper=timed("paper", lambda: Paper.train(*arguments)),
-        paper_by_layer=timed("paper_by_layer", lambda: Paper.train(*arguments, group_layers=1)),
-        apart=timed("apart", lambda: bench.train(**plain)),
-        apart_by_layer=timed("apart_by_layer", lambda: bench.train(**plain, group_layers=1)),
-        apart_two_groups=timed(
-            "apart_two_groups", lambda: bench.train(**plain, group_layers=-(-layers // 2))
-        ),
-        joint=timed("joint", lambda: bench.train(joint=True, precision=Precision.INT8)),
-    ), seconds
-
-
-def ratio_row(
-    trained: Contestants, chunks: Sequence[Tensor], energy: Energy, ratio: int
-) -> dict[str, Any]:
-    """All contestants at one nominal ratio."""
-    tries = [
-        (*trained.paper.point(chunks, energy, ratio=ratio, order=order), order) for order in Order
-    ]
-    goal, key_bytes, value_bytes, order = min(tries, key=lambda found: found[0].bytes)
-    apart, (our_keys, our_values) = apart_at(trained.apart, chunks, energy, goal)
-    joint = joint_at(trained.joint, chunks, energy, goal, each=True)
-    total = joint_at(trained.joint, chunks, energy, goal, each=False)
-    row: dict[str, Any] = {
-        "nominal_ratio": ratio,
-        "paper": goal.as_dict()
-        | {"key_bytes": round(key_bytes, 3), "value_bytes": round(value_bytes, 3)}
-        | {"order": order.value, "plans": trained.paper.describe(ratio)},
-        "paper_bytes_by_order": {o.value: round(p.bytes, 3) for p, _, _, o in tries},
-        "kvtc_apart": apart.as_dict()
-        | {"key_bytes": round(our_keys, 3), "value_bytes": round(our_values, 3)},
-        "kvtc_joint_each_error": joint.as_dict(),
-        "kvtc_joint_total_error": total.as_dict(),
-        "paper_over_kvtc": {
-            "keys_apart": round(key_bytes / our_keys, 3),
-            "values_apart": round(value_bytes / our_values, 3),
-            "both_apart": round(goal.bytes / apart.bytes, 3),
-            "both_joint": round(goal.bytes / joint.bytes, 3),
-            "both_joint_total_error": round(goal.bytes / total.bytes, 3),
-        },
-        "variants": _variants(trained, chunks, energy, ratio=ratio, goal=goal, order=order),
-    }
-    note(f"{ratio}x: {row['paper_over_kvtc']}")
-    return row
-
-
-def _variants(
-    trained: Contestants,
-    chunks: Sequence[Tensor],
-    energy: Energy,
-    *,
-    ratio: int,
-    goal: Point,
-    order: Order,
-) -> dict[str, Any]:
-    """Other coders and transforms: bytes a token at the paper's error unless they say another."""
-    found: dict[str, Any] = {}
-    for name, deflate in _compressors().items():
-        point = trained.paper.point(chunks, energy, ratio=ratio, order=order, deflate=deflate)[0]
-        found[f"paper_{name}"] = {"bytes_per_token": round(point.bytes, 3)}
-    by_layer = trained.paper_by_layer.point(chunks, energy, ratio=ratio, order=order)[0]
-    found["paper_pca_by_layer"] = by_layer.as_dict()
-    for name in ("apart_by_layer", "apart_two_groups"):
-        point = apart_at(getattr(trained, name), chunks, energy, goal)[0]
-        found[f"kvtc_{name}"] = point.as_dict() | {"paper_over": round(goal.bytes / point.bytes, 3)}
-    return found
-
-
-def _compressors() -> dict[str, Callable[[bytes], bytes]]:
-    found: dict[str, Callable[[bytes], bytes]] = {"undeflated": bytes}
-    try:
-        import zstandard
-    except ImportError:
-        return found
-    for level in (3, 19):
-        found[f"zstd{level}"] = zstandard.ZstdCompressor(level=level).compress
-    return found
+METRIC_FLOOR = 0.05
 
 
 def simple_rivals(
@@ -303,6 +96,47 @@ def _layers(rows: Tensor, layout: RowLayout) -> list[Tensor]:
     return flat.scatter(rows, positions=torch.arange(len(rows)))
 
 
+def weighted(bench: Bench, trained: Contestants, *, texts: int) -> list[dict[str, Any]]:
+    """Plain error against the query and output metrics at equal bytes: the mean over layers of the
+    attention output's error share."""
+    sets, keys, values = bench.sets, bench.keys, bench.values
+
+    def recorded(tokens: Sequence[int]) -> Recording:
+        return record(bench.loaded, tokens, keys=keys, values=values)
+
+    queries = [recorded(tokens) for tokens in sets.calibration[:8]]
+    key_metric, value_metric = make_metrics(bench.loaded, queries, keys, floor=METRIC_FLOOR)
+    metric = bench.train(joint=True, key_metric=key_metric, value_metric=value_metric)
+    weights, found = output_weights(bench.loaded), []
+    measured = [recorded(tokens) for tokens in sets.held_out[:texts]]
+    for ratio in RATIOS:
+        row: dict[str, Any] = {"ratio": ratio}
+        for name, calibration in (("plain", trained.joint), ("metric", metric)):
+            rung, step = choice_for_ratio(calibration.planes[0], ratio)
+            errors, size = [], 0
+            for recording in measured:
+                rows = recording.rows.clone()
+                for chunk in torch.split(rows[SINK_TOKENS:], CHUNK_TOKENS):
+                    data = calibration.encode_rows(chunk, rungs=[rung], steps=[step])
+                    size += len(data)
+                    chunk[:] = calibration.decode_rows(data, tokens=len(chunk))
+                errors.append(
+                    attention_error(
+                        bench.loaded, recording, rows, keys=keys, values=values, weights=weights
+                    )
+                )
+            by_layer = torch.tensor(errors).mean(0)
+            tokens = len(measured) * (ROW_TOKENS - SINK_TOKENS)
+            row[name] = {
+                "bytes_per_token": round(size / tokens, 3),
+                "attention_output_error": round(float(by_layer.mean()), 6),
+                "by_layer": [round(e, 6) for e in by_layer.tolist()],
+            }
+        note(f"metric {ratio}x: {row}")
+        found.append(row)
+    return found
+
+
 def storage(bench: Bench, trained: Contestants, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Bytes of transforms and tables, as a share of the model's parameters in 16 bits."""
     model_bytes = 2 * bench.loaded.parameters
@@ -317,11 +151,6 @@ def storage(bench: Bench, trained: Contestants, rows: Sequence[dict[str, Any]]) 
         "kvtc_joint_share": round(report["joint"]["total"] / model_bytes, 4),
         "paper_share_4x": round(paper[f"{RATIOS[0]}x"] / model_bytes, 4),
     }
-
-
-def note(text: str) -> None:
-    """A line of progress."""
-    print(text, flush=True)
 
 
 def run(model: str, *, rows: tuple[int, int, int], seed: int) -> dict[str, Any]:
@@ -349,11 +178,16 @@ def run(model: str, *, rows: tuple[int, int, int], seed: int) -> dict[str, Any]:
         chunks = bench.chunks(texts)
         energy = Energy.of(torch.cat(chunks), mean=mean, split=bench.split)
         note(f"{name}: {sum(map(len, chunks))} tokens")
-        found = [ratio_row(trained, chunks, energy, ratio) for ratio in RATIOS]
+        main = name == "held_out"
+        found = [
+            ratio_row(trained, chunks, energy, ratio, variants=main)
+            for ratio in (RATIOS if main else RATIOS[1:4])
+        ]
         document[name] = {"ratios": found}
-        if name == "held_out":
+        if main:
             document[name]["simple"] = simple_rivals(bench, trained, texts, energy)
             document["storage"] = storage(bench, trained, found)
+            document["metric"] = weighted(bench, trained, texts=min(8, len(texts)))
     document["seconds"]["all"] = round(time.perf_counter() - began, 1)
     return document
 
@@ -373,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Rate and distortion of the KVTC codecs.")
     parser.add_argument("--model", default="house")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--rows", type=int, nargs=3, default=(64, 16, 8))
+    parser.add_argument("--rows", type=int, nargs=3, default=(64, 10, 4))
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     document = run(options.model, rows=tuple(options.rows), seed=options.seed)

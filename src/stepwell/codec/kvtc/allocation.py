@@ -28,7 +28,7 @@ DEFAULT_PRICE = 0.12  # squared steps a bit; 2 ln 2 / 12 = 0.116 where levels ar
 MAX_CONTEXTS = 48
 _CONTEXTS_PER_OCTAVE = 4
 _FIRST_ROUNDING = 0.4
-_TURNS = 3
+_TURNS = 2
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def _fit(scaled: Tensor, levels: Tensor) -> QuantizerModel:
     """Contexts, tables and reconstruction for these levels."""
     contexts = assign_contexts(levels)
     count = int(contexts.max()) + 1 if len(contexts) else 1
-    zigzag = torch.where(levels > 0, 2 * levels - 1, -2 * levels).clamp(max=SYMBOLS - 1)
+    small = levels.clamp(-SYMBOLS, SYMBOLS)
+    zigzag = torch.where(small > 0, 2 * small - 1, -2 * small).clamp(max=SYMBOLS - 1)
     counts = _count(zigzag.numpy().astype(np.uint8), contexts, contexts=count)
     offsets = fit_offsets(scaled, levels, contexts, count=count)
     return QuantizerModel(contexts, fit_tables(counts), offsets)

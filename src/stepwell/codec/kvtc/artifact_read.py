@@ -25,6 +25,7 @@ from stepwell.codec.kvtc.transform import Basis, BasisGroup
 MAX_WIDTH = 1 << 20
 MAX_LAYERS = 1 << 12
 MAX_RUNGS = 255
+_WORST_CONDITION = 1e6
 
 _CODE_TYPES = {
     Precision.FLOAT32: np.float32,
@@ -122,7 +123,7 @@ def _read_metric(
     roots = []
     for number in range(len(runs)):
         root = _shaped(arrays[f"{prefix}root{number}"], np.float32, (None, None))
-        if root.shape[0] != root.shape[1] or abs(np.linalg.det(root.astype(np.float64))) == 0:
+        if root.shape[0] != root.shape[1] or not np.linalg.cond(root) < _WORST_CONDITION:
             raise ArtifactError("a metric's root is not square or not invertible")
         roots.append(_tensor(root))
     return Metric(tuple(roots), runs)

@@ -67,7 +67,8 @@ def fit_tables(counts: NDArray[np.integer]) -> LevelTables:
 
 def to_symbols(levels: Levels, contexts: NDArray[np.uint16], tables: LevelTables) -> Symbols:
     """Levels [tokens, k] -> symbols; what a context cannot have is the escape."""
-    zigzag = np.where(levels > 0, 2 * levels - 1, -2 * levels)
+    small = np.clip(levels, -MAX_LEVEL - 1, MAX_LEVEL + 1)  # one beyond is escaped as well
+    zigzag = np.where(small > 0, 2 * small - 1, -2 * small)
     symbols = np.minimum(zigzag, ESCAPE).astype(np.uint8)
     possible = tables.frequencies[contexts, symbols] > 0
     return np.where(possible, symbols, np.uint8(ESCAPE))

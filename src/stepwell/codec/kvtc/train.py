@@ -45,7 +45,7 @@ class Gatherer:
     sample: Reservoir
 
     @classmethod
-    def of(cls, *, width: int, sample: int = 12_000, seed: int = 0) -> Gatherer:
+    def of(cls, *, width: int, sample: int = 8_000, seed: int = 0) -> Gatherer:
         """For rows of keys and values of this width together."""
         return cls(Moments(width), Reservoir(size=sample, width=width, seed=seed))
 
@@ -65,6 +65,8 @@ def train_calibration(
 ) -> Calibration:
     """Transforms and ladders. ValueError where rows and layouts disagree."""
     planes: tuple[Plane, ...]
+    if options.joint and options.group_layers:
+        raise ValueError("groups of layers are for keys and values apart")
     if options.joint:
         planes = (_train_joint(gathered, keys, values, options),)
     else:

@@ -1,0 +1,162 @@
+"""`kvtc` against `kvtc-paper` at one nominal ratio and equal error, and variants of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from stepwell.codec.kvtc.calibration import Calibration
+from stepwell.codec.kvtc.control import rung_near
+from stepwell.codec.kvtc.matrix import Precision
+from stepwell.codec.kvtc.paper import Order
+from stepwell.evaluate.codec_measure import Energy, Point, coding_of, measure, plane_step_at
+from stepwell.evaluate.codec_paper import Paper
+from stepwell.evaluate.codec_prepare import Bench, note
+
+
+def apart_at(
+    calibration: Calibration, chunks: Sequence[Tensor], energy: Energy, goal: Point
+) -> tuple[Point, list[float]]:
+    """Keys and values apart, each at the goal's error: the point, and bytes a token of each."""
+    goals = (goal.key_error * energy.keys, goal.value_error * energy.values)
+    steps = []
+    for plane, limit in zip(calibration.planes, goals, strict=True):
+        steps.append(plane_step_at(plane, chunks, limit=_over(limit)))
+    point = measure(chunks, coding_of(calibration, steps), energy)
+    tokens, sizes = sum(map(len, chunks)), []
+    for plane, step in zip(calibration.planes, steps, strict=True):
+        rung, size = rung_near(plane, step), 0
+        for chunk in chunks:
+            coefficients = plane.basis.forward(chunk[:, plane.start : plane.stop])
+            size += 4 + len(plane.coder.encode(coefficients, rung=rung, step=step))
+        sizes.append(size / tokens)
+    return point, sizes
+
+
+def _over(most: float) -> Callable[[Tensor], float]:
+    return lambda error: float(error.sum()) / most
+
+
+def joint_at(
+    calibration: Calibration, chunks: Sequence[Tensor], energy: Energy, goal: Point, *, each: bool
+) -> Point:
+    """Keys and values together. `each`: neither error above the goal's; else their sum is not."""
+
+    def limit(error: Tensor) -> float:
+        keys, values, both = energy.shares(error)
+        if not each:
+            return both / goal.total_error
+        return max(keys / goal.key_error, values / goal.value_error)
+
+    step = plane_step_at(calibration.planes[0], chunks, limit=limit)
+    return measure(chunks, coding_of(calibration, [step]), energy)
+
+
+@dataclass(frozen=True)
+class Contestants:
+    """Everything that is trained once."""
+
+    paper: Paper
+    paper_by_layer: Paper
+    apart: Calibration
+    apart_by_layer: Calibration
+    apart_two_groups: Calibration
+    joint: Calibration
+
+
+def train_all(bench: Bench) -> tuple[Contestants, dict[str, float]]:
+    """The contestants, and the seconds that each took."""
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, make: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        made = make()
+        seconds[name] = round(time.perf_counter() - began, 2)
+        note(f"trained {name} in {seconds[name]} s")
+        return made
+
+    layers = len(bench.keys.parts)
+    arguments = (bench.gathered, bench.keys, bench.values)
+    plain = {"joint": False, "precision": Precision.FLOAT16}
+    return Contestants(
+        paper=timed("paper", lambda: Paper.train(*arguments)),
+        paper_by_layer=timed("paper_by_layer", lambda: Paper.train(*arguments, group_layers=1)),
+        apart=timed("apart", lambda: bench.train(**plain)),
+        apart_by_layer=timed("apart_by_layer", lambda: bench.train(**plain, group_layers=1)),
+        apart_two_groups=timed(
+            "apart_two_groups", lambda: bench.train(**plain, group_layers=-(-layers // 2))
+        ),
+        joint=timed("joint", lambda: bench.train(joint=True, precision=Precision.INT8)),
+    ), seconds
+
+
+def ratio_row(
+    trained: Contestants, chunks: Sequence[Tensor], energy: Energy, ratio: int, *, variants: bool
+) -> dict[str, Any]:
+    """The contestants at one nominal ratio, and where asked the variants of their parts."""
+    tries = [
+        (*trained.paper.point(chunks, energy, ratio=ratio, order=order), order) for order in Order
+    ]
+    goal, key_bytes, value_bytes, order = min(tries, key=lambda found: found[0].bytes)
+    apart, (our_keys, our_values) = apart_at(trained.apart, chunks, energy, goal)
+    joint = joint_at(trained.joint, chunks, energy, goal, each=True)
+    total = joint_at(trained.joint, chunks, energy, goal, each=False)
+    row: dict[str, Any] = {
+        "nominal_ratio": ratio,
+        "paper": goal.as_dict()
+        | {"key_bytes": round(key_bytes, 3), "value_bytes": round(value_bytes, 3)}
+        | {"order": order.value, "plans": trained.paper.describe(ratio)},
+        "paper_bytes_by_order": {o.value: round(p.bytes, 3) for p, _, _, o in tries},
+        "kvtc_apart": apart.as_dict()
+        | {"key_bytes": round(our_keys, 3), "value_bytes": round(our_values, 3)},
+        "kvtc_joint_each_error": joint.as_dict(),
+        "kvtc_joint_total_error": total.as_dict(),
+        "paper_over_kvtc": {
+            "keys_apart": round(key_bytes / our_keys, 3),
+            "values_apart": round(value_bytes / our_values, 3),
+            "both_apart": round(goal.bytes / apart.bytes, 3),
+            "both_joint": round(goal.bytes / joint.bytes, 3),
+            "both_joint_total_error": round(goal.bytes / total.bytes, 3),
+        },
+    }
+    if variants:
+        row["variants"] = _variants(trained, chunks, energy, ratio=ratio, goal=goal, order=order)
+    note(f"{ratio}x: {row['paper_over_kvtc']}")
+    return row
+
+
+def _variants(
+    trained: Contestants,
+    chunks: Sequence[Tensor],
+    energy: Energy,
+    *,
+    ratio: int,
+    goal: Point,
+    order: Order,
+) -> dict[str, Any]:
+    """Other coders and transforms: bytes a token at the paper's error unless they say another."""
+    found: dict[str, Any] = {}
+    for name, deflate in _compressors().items():
+        point = trained.paper.point(chunks, energy, ratio=ratio, order=order, deflate=deflate)[0]
+        found[f"paper_{name}"] = {"bytes_per_token": round(point.bytes, 3)}
+    by_layer = trained.paper_by_layer.point(chunks, energy, ratio=ratio, order=order)[0]
+    found["paper_pca_by_layer"] = by_layer.as_dict()
+    for name in ("apart_by_layer", "apart_two_groups"):
+        point = apart_at(getattr(trained, name), chunks, energy, goal)[0]
+        found[f"kvtc_{name}"] = point.as_dict() | {"paper_over": round(goal.bytes / point.bytes, 3)}
+    return found
+
+
+def _compressors() -> dict[str, Callable[[bytes], bytes]]:
+    found: dict[str, Callable[[bytes], bytes]] = {"undeflated": bytes}
+    try:
+        import zstandard
+    except ImportError:
+        return found
+    for level in (3, 19):
+        found[f"zstd{level}"] = zstandard.ZstdCompressor(level=level).compress
+    return found
