@@ -50,11 +50,12 @@ def _encode_some(args, first, last, place):
         frequency = (entry & _LOW) + 1
         lane = i & (lanes - 1)
         x = load_uint32(states, lane)
-        if x >> 20 >= frequency:
-            place -= 1
-            store_uint16(words, place, x)
-            x >>= 16
-        whole = x // frequency
+        # No branch, which would often be guessed wrong: a word that stays is written over.
+        goes = x >> 20 >= frequency
+        store_uint16(words, place - 1, x)
+        place -= goes
+        x = x >> 16 if goes else x
+        whole = int(x / frequency)  # exact: x < 2^32, so that float64 has 20 bits to spare
         store_uint32(
             states, lane, (whole << PRECISION) + (entry >> PRECISION) + x - whole * frequency
         )
@@ -75,11 +76,13 @@ def _decode_some(args, first, last, place):
         entry = load_uint32(table, (load_uint16(wide, at) << PRECISION) + (x & _LOW))
         at = 0 if at == period - 1 else at + 1
         x = (((entry >> PRECISION) & _LOW) + 1) * (x >> PRECISION) + (entry & _LOW)
-        if x < LOWER:
-            if place >= capacity:
-                return -1
-            x = (x << 16) | load_uint16(words, place)
-            place += 1
+        needs = x < LOWER
+        if place < capacity:  # no branch on the need itself, which would often be guessed wrong
+            word = load_uint16(words, place)
+            x = (x << 16) | word if needs else x
+            place += needs
+        elif needs:
+            return -1
         store_uint32(states, lane, x)
         store_uint8(symbols, i, entry >> 24)
     return place
