@@ -14,7 +14,7 @@ from stepwell.base.errors import ConfigError
 from stepwell.codec import Codec, RawCodec
 from stepwell.codec.cast import CastCodec
 from stepwell.codec.lossless import LosslessCodec
-from stepwell.codec.registry import CODECS, make_codec
+from stepwell.codec.registry import CODECS, make_codec, warm_codec
 from stepwell.codec.shape import BlockShape, LayerKV
 from stepwell.evaluate.house_kv import block_views
 from stepwell.kernels.cast import Form
@@ -171,6 +171,7 @@ def test_codecs_by_name() -> None:
     assert set(CODECS) == {"raw", "lossless", "fp8", "int8", "int4"}
     for name in CODECS:
         codec = make_codec(name, shape=shape)
+        warm_codec(codec, shape=shape)
         assert codec.spec.name == name
         assert codec.spec.lossless == (name in ("raw", "lossless"))
         data = small_chunks(shape)[0]

@@ -56,3 +56,10 @@ def make_codec(name: str, *, shape: BlockShape) -> Codec:
     except ValueError as error:
         message = f"codec {name}: {error}."
         raise ConfigError(message, hint="`raw` takes every dtype.", param="codec") from None
+
+
+def warm_codec(codec: Codec, *, shape: BlockShape) -> None:
+    """Compile what the codec needs, by taking a block of zeros through it: some seconds the first
+    time on a machine. Before serving, so that no mover thread waits for a compiler."""
+    block = [memoryview(bytearray(shape.nbytes))]
+    codec.decode(codec.encode(block), block)
