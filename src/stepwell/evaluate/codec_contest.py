@@ -58,44 +58,70 @@ def joint_at(
 
 @dataclass(frozen=True)
 class Contestants:
-    """Everything that is trained once."""
+    """The paper's codec and ours, keys and values apart and together."""
 
     paper: Paper
-    paper_by_layer: Paper
     apart: Calibration
-    apart_by_layer: Calibration
-    apart_two_groups: Calibration
     joint: Calibration
 
 
-def train_all(bench: Bench) -> tuple[Contestants, dict[str, float]]:
-    """The contestants, and the seconds that each took."""
-    seconds: dict[str, float] = {}
+@dataclass(frozen=True)
+class Variants:
+    """Both with a transform for each layer, ours with one for each half of the layers."""
 
-    def timed(name: str, make: Callable[[], Any]) -> Any:
+    paper_by_layer: Paper
+    by_layer: Calibration
+    two_groups: Calibration
+
+
+class Clock:
+    """Seconds that each training took, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def timed(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` makes."""
         began = time.perf_counter()
         made = make()
-        seconds[name] = round(time.perf_counter() - began, 2)
-        note(f"trained {name} in {seconds[name]} s")
+        self.seconds[name] = round(time.perf_counter() - began, 2)
+        note(f"trained {name} in {self.seconds[name]} s")
         return made
 
-    layers = len(bench.keys.parts)
+
+_APART: dict[str, Any] = {"joint": False, "precision": Precision.FLOAT16}
+
+
+def train_contestants(bench: Bench, clock: Clock) -> Contestants:
+    """Paper's and ours."""
     arguments = (bench.gathered, bench.keys, bench.values)
-    plain = {"joint": False, "precision": Precision.FLOAT16}
     return Contestants(
-        paper=timed("paper", lambda: Paper.train(*arguments)),
-        paper_by_layer=timed("paper_by_layer", lambda: Paper.train(*arguments, group_layers=1)),
-        apart=timed("apart", lambda: bench.train(**plain)),
-        apart_by_layer=timed("apart_by_layer", lambda: bench.train(**plain, group_layers=1)),
-        apart_two_groups=timed(
-            "apart_two_groups", lambda: bench.train(**plain, group_layers=-(-layers // 2))
+        paper=clock.timed("paper", lambda: Paper.train(*arguments)),
+        apart=clock.timed("apart", lambda: bench.train(**_APART)),
+        joint=clock.timed("joint", lambda: bench.train(joint=True, precision=Precision.INT8)),
+    )
+
+
+def train_variants(bench: Bench, clock: Clock) -> Variants:
+    """See `Variants`."""
+    arguments = (bench.gathered, bench.keys, bench.values)
+    half = -(-len(bench.keys.parts) // 2)
+    return Variants(
+        paper_by_layer=clock.timed(
+            "paper_by_layer", lambda: Paper.train(*arguments, group_layers=1)
         ),
-        joint=timed("joint", lambda: bench.train(joint=True, precision=Precision.INT8)),
-    ), seconds
+        by_layer=clock.timed("by_layer", lambda: bench.train(**_APART, group_layers=1)),
+        two_groups=clock.timed("two_groups", lambda: bench.train(**_APART, group_layers=half)),
+    )
 
 
 def ratio_row(
-    trained: Contestants, chunks: Sequence[Tensor], energy: Energy, ratio: int, *, variants: bool
+    trained: Contestants,
+    chunks: Sequence[Tensor],
+    energy: Energy,
+    ratio: int,
+    *,
+    variants: Variants | None,
 ) -> dict[str, Any]:
     """The contestants at one nominal ratio, and where asked the variants of their parts."""
     tries = [
@@ -123,14 +149,17 @@ def ratio_row(
             "both_joint_total_error": round(goal.bytes / total.bytes, 3),
         },
     }
-    if variants:
-        row["variants"] = _variants(trained, chunks, energy, ratio=ratio, goal=goal, order=order)
+    if variants is not None:
+        row["variants"] = _variants(
+            trained, variants, chunks, energy, ratio=ratio, goal=goal, order=order
+        )
     note(f"{ratio}x: {row['paper_over_kvtc']}")
     return row
 
 
 def _variants(
     trained: Contestants,
+    others: Variants,
     chunks: Sequence[Tensor],
     energy: Energy,
     *,
@@ -143,11 +172,13 @@ def _variants(
     for name, deflate in _compressors().items():
         point = trained.paper.point(chunks, energy, ratio=ratio, order=order, deflate=deflate)[0]
         found[f"paper_{name}"] = {"bytes_per_token": round(point.bytes, 3)}
-    by_layer = trained.paper_by_layer.point(chunks, energy, ratio=ratio, order=order)[0]
+    by_layer = others.paper_by_layer.point(chunks, energy, ratio=ratio, order=order)[0]
     found["paper_pca_by_layer"] = by_layer.as_dict()
-    for name in ("apart_by_layer", "apart_two_groups"):
-        point = apart_at(getattr(trained, name), chunks, energy, goal)[0]
-        found[f"kvtc_{name}"] = point.as_dict() | {"paper_over": round(goal.bytes / point.bytes, 3)}
+    for name in ("by_layer", "two_groups"):
+        point = apart_at(getattr(others, name), chunks, energy, goal)[0]
+        found[f"kvtc_apart_{name}"] = point.as_dict() | {
+            "paper_over": round(goal.bytes / point.bytes, 3)
+        }
     return found
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,19 @@ import torch
 from torch import Tensor
 
 from stepwell.codec.kvtc.artifact import storage_report
-from stepwell.codec.kvtc.control import choice_for_ratio
+from stepwell.codec.kvtc.calibration import Plane
+from stepwell.codec.kvtc.control import choice_for_ratio, rung_near
 from stepwell.codec.kvtc.layout import RowLayout
 from stepwell.codec.kvtc.statistics import SINK_TOKENS
 from stepwell.evaluate.codec_attention import attention_error, make_metrics, output_weights
-from stepwell.evaluate.codec_contest import Contestants, joint_at, ratio_row, train_all
+from stepwell.evaluate.codec_contest import (
+    Clock,
+    Contestants,
+    joint_at,
+    ratio_row,
+    train_contestants,
+    train_variants,
+)
 from stepwell.evaluate.codec_measure import CHUNK_TOKENS, Energy, Point
 from stepwell.evaluate.codec_prepare import ROW_TOKENS, Bench, note, prepare
 from stepwell.evaluate.codec_rivals import CacheGenLike, int4_per_head, turned
@@ -105,14 +114,23 @@ def weighted(bench: Bench, trained: Contestants, *, texts: int) -> list[dict[str
         return record(bench.loaded, tokens, keys=keys, values=values)
 
     queries = [recorded(tokens) for tokens in sets.calibration[:8]]
-    key_metric, value_metric = make_metrics(bench.loaded, queries, keys, floor=METRIC_FLOOR)
-    metric = bench.train(joint=True, key_metric=key_metric, value_metric=value_metric)
+    key_metric, value_metric, value_weight = make_metrics(
+        bench.loaded, queries, keys=keys, values=values, floor=METRIC_FLOOR
+    )
+    metric = bench.train(
+        joint=True, key_metric=key_metric, value_metric=value_metric, value_weight=value_weight
+    )
+    note(f"metric: values weigh {value_weight:.3f}")
     weights, found = output_weights(bench.loaded), []
     measured = [recorded(tokens) for tokens in sets.held_out[:texts]]
     for ratio in RATIOS:
         row: dict[str, Any] = {"ratio": ratio}
         for name, calibration in (("plain", trained.joint), ("metric", metric)):
-            rung, step = choice_for_ratio(calibration.planes[0], ratio)
+            plane = calibration.planes[0]
+            if name == "plain":
+                rung, step = choice_for_ratio(plane, ratio)
+            else:  # as many bytes as the plain one took
+                rung, step = _choice_for_bytes(plane, measured, row["plain"]["bytes_per_token"])
             errors, size = [], 0
             for recording in measured:
                 rows = recording.rows.clone()
@@ -137,6 +155,22 @@ def weighted(bench: Bench, trained: Contestants, *, texts: int) -> list[dict[str
     return found
 
 
+def _choice_for_bytes(
+    plane: Plane, recordings: Sequence[Recording], wanted: float
+) -> tuple[int, float]:
+    """Rung and step at which the recordings' chunks take this many bytes a token."""
+    chunks = [c for r in recordings for c in torch.split(r.rows[SINK_TOKENS:], CHUNK_TOKENS)]
+    coefficients = [plane.basis.forward(chunk) for chunk in chunks]
+    low, high = math.log(plane.ladder[0].step / 4), math.log(plane.ladder[-1].step)
+    for _ in range(9):
+        step = math.exp((low + high) / 2)
+        rung = rung_near(plane, step)
+        size = sum(len(plane.coder.encode(c, rung=rung, step=step)) for c in coefficients)
+        few = size / sum(map(len, chunks)) <= wanted
+        low, high = (low, math.log(step)) if few else (math.log(step), high)
+    return rung_near(plane, math.exp(high)), math.exp(high)
+
+
 def storage(bench: Bench, trained: Contestants, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Bytes of transforms and tables, as a share of the model's parameters in 16 bits."""
     model_bytes = 2 * bench.loaded.parameters
@@ -153,14 +187,44 @@ def storage(bench: Bench, trained: Contestants, rows: Sequence[dict[str, Any]]) 
     }
 
 
-def run(model: str, *, rows: tuple[int, int, int], seed: int) -> dict[str, Any]:
-    """Everything; the document for JSON."""
-    began = time.perf_counter()
-    bench = prepare(model, rows=rows, seed=seed)
-    seconds = {"cache_of_calibration_texts": round(time.perf_counter() - began, 2)}
-    trained, training = train_all(bench)
-    document: dict[str, Any] = {
-        "model": model,
+def run(
+    model: str,
+    *,
+    rows: tuple[int, int, int],
+    seed: int,
+    variants: bool,
+    save: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Everything, or the held-out ratios with variants; the document for JSON. `save` gets it
+    after each part, as far as it is."""
+    clock, began = Clock(), time.perf_counter()
+    bench = clock.timed("statistics", lambda: prepare(model, rows=rows, seed=seed))
+    trained = train_contestants(bench, clock)
+    others = train_variants(bench, clock) if variants else None
+    document = _head(bench, rows) | {"model": model, "seconds": clock.seconds}
+    mean = bench.gathered.moments.mean().to(torch.float32)
+    for name in ("held_out",) if variants else ("held_out", "held_out_recall"):
+        texts = getattr(bench.sets, name)
+        chunks = bench.chunks(texts)
+        energy = Energy.of(torch.cat(chunks), mean=mean, split=bench.split)
+        note(f"{name}: {sum(map(len, chunks))} tokens")
+        document[name] = {"ratios": []}
+        for ratio in RATIOS if name == "held_out" else RATIOS[1:4]:
+            row = ratio_row(trained, chunks, energy, ratio, variants=others)
+            document[name]["ratios"].append(row)
+            save(document)
+        if name == "held_out" and not variants:
+            document["storage"] = storage(bench, trained, document[name]["ratios"])
+            document[name]["simple"] = simple_rivals(bench, trained, texts, energy)
+            save(document)
+    if not variants:
+        document["metric"] = weighted(bench, trained, texts=min(4, rows[1]))
+    clock.seconds["all"] = round(time.perf_counter() - began, 1)
+    return document
+
+
+def _head(bench: Bench, rows: tuple[int, int, int]) -> dict[str, Any]:
+    return {
         "machine": {"cpu": platform.processor(), "torch": torch.__version__},
         "tokens": {
             "calibration": bench.gathered.moments.count,
@@ -170,26 +234,7 @@ def run(model: str, *, rows: tuple[int, int, int], seed: int) -> dict[str, Any]:
         },
         "uncompressed_bytes_per_token": 2 * (bench.keys.width + bench.values.width),
         "features": {"keys": bench.keys.width, "values": bench.values.width},
-        "seconds": seconds | training,
     }
-    mean = bench.gathered.moments.mean().to(torch.float32)
-    for name in ("held_out", "held_out_recall"):
-        texts = getattr(bench.sets, name)
-        chunks = bench.chunks(texts)
-        energy = Energy.of(torch.cat(chunks), mean=mean, split=bench.split)
-        note(f"{name}: {sum(map(len, chunks))} tokens")
-        main = name == "held_out"
-        found = [
-            ratio_row(trained, chunks, energy, ratio, variants=main)
-            for ratio in (RATIOS if main else RATIOS[1:4])
-        ]
-        document[name] = {"ratios": found}
-        if main:
-            document[name]["simple"] = simple_rivals(bench, trained, texts, energy)
-            document["storage"] = storage(bench, trained, found)
-            document["metric"] = weighted(bench, trained, texts=min(8, len(texts)))
-    document["seconds"]["all"] = round(time.perf_counter() - began, 1)
-    return document
 
 
 def summary(document: dict[str, Any]) -> dict[str, Any]:
@@ -209,10 +254,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rows", type=int, nargs=3, default=(64, 10, 4))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--variants", action="store_true", help="other coders and transforms")
     options = parser.parse_args(arguments)
-    document = run(options.model, rows=tuple(options.rows), seed=options.seed)
-    if options.out:
-        options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    def save(document: dict[str, Any]) -> None:
+        if options.out:
+            options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    document = run(
+        options.model,
+        rows=tuple(options.rows),
+        seed=options.seed,
+        variants=options.variants,
+        save=save,
+    )
+    save(document)
     print(json.dumps(summary(document)))
 
 
