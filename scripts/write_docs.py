@@ -67,7 +67,8 @@ def _hierarchy_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     for name, label in (
         ("host", "host memory"),
         ("disk", "disk, page cache dropped"),
-        ("disk_restart", "disk, after a restart"),
+        ("disk_restart", "disk, by a new engine"),
+        ("server_restart", "disk, by a server after kill -9, over HTTP"),
         ("network", "Redis on loopback"),
     ):
         if name in result:
@@ -76,13 +77,19 @@ def _hierarchy_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("tokens that differ from recomputing", str(result["wrong_tokens"])))
     p50, p99 = result["sick_tier_p50_ratio"], result["sick_tier_p99_ratio"]
     rows.append(("worst sick host tier against no tiers, p50 and p99", f"{p50:.2f}, {p99:.2f}"))
-    chats = result.get("chats")
-    if chats:
-        label = f"{chats['load']['sessions']} chats on a pool for {chats['load']['in_pool']}"
-        rows.append((f"{label}: output tokens/s, tiers against none", f"{chats['speedup']:.1f}x"))
+    for name, what in (("chats", "in turn"), ("thinking_chats", "with think time")):
+        if name in result:
+            rows.append(_chat_row(result[name], what))
     plan = result["plan_p99_ms_1m_chunks"]
     rows.append(("plan for 32k tokens among 1,000,000 chunks, p99", f"{plan:.2f} ms"))
     return rows
+
+
+def _chat_row(chats: dict[str, Any], what: str) -> tuple[str, str]:
+    load, host, off = chats["load"], chats["host"], chats["off"]
+    label = f"{load['sessions']} chats {what} on a pool for {load['in_pool']}: tokens/s, p99 TTFT"
+    found = [f"{row['output_tokens_per_s']:.1f}, {row['p99_ttft_s']:.2f} s" for row in (host, off)]
+    return f"{label}; tiers against none", f"{found[0]}; {found[1]}"
 
 
 def _add_budget(name: str, result: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from stepwell.codec import CodecSpec, HeaderFault, RawCodec, ValueFormat, ValueHeader
 from stepwell.codec.buffers import copy_parts, flat_views
-from stepwell.codec.contract import DecodeError
+from stepwell.codec.contract import Buffer, DecodeError
 from stepwell.codec.header import header_bytes, parse
 
 LAYOUT = bytes(range(16))
@@ -46,7 +47,7 @@ def test_what_is_encoded_is_decoded(parts: list[bytes]) -> None:
 
 
 def test_a_header_is_parsed_as_built() -> None:
-    assert parse(memoryview(HEADER.build()), spec=SPEC, layout=LAYOUT) == HEADER
+    assert parse(memoryview(HEADER.build()), specs=[SPEC], layout=LAYOUT) == HEADER
 
 
 @pytest.mark.parametrize(
@@ -65,21 +66,21 @@ def test_a_header_is_parsed_as_built() -> None:
 def test_each_field_is_checked(offset: int, fault: HeaderFault) -> None:
     data = bytearray(replace(HEADER, part_sizes=(10, 10, 10)).build())
     data[offset] ^= 1
-    assert parse(memoryview(data), spec=SPEC, layout=LAYOUT) is fault
+    assert parse(memoryview(data), specs=[SPEC], layout=LAYOUT) is fault
 
 
 def test_every_cut_header_is_short() -> None:
     data = memoryview(HEADER.build())
     for size in range(len(data)):
-        assert parse(data[:size], spec=SPEC, layout=LAYOUT) is HeaderFault.SHORT
+        assert parse(data[:size], specs=[SPEC], layout=LAYOUT) is HeaderFault.SHORT
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_raise(data: bytes) -> None:
-    assert isinstance(parse(memoryview(data), spec=SPEC, layout=LAYOUT), HeaderFault)
+    assert isinstance(parse(memoryview(data), specs=[SPEC], layout=LAYOUT), HeaderFault)
     start = bytearray(HEADER.build())
     start[40 : 40 + len(data)] = data
-    parse(memoryview(start), spec=SPEC, layout=LAYOUT)
+    parse(memoryview(start), specs=[SPEC], layout=LAYOUT)
 
 
 def test_values_that_do_not_fit_the_destination_are_refused_untouched() -> None:
@@ -112,6 +113,28 @@ def test_other_layouts_and_codecs_are_refused() -> None:
     assert strange.decode(value, out) is HeaderFault.CODEC
     own = memoryview(b"".join(strange.encode([memoryview(b"a" * 30)])))
     assert strange.decode(own, out) is HeaderFault.CONTENT
+
+
+def test_values_of_other_settings_are_read_where_their_codec_is_known() -> None:
+    value = memoryview(encode([b"a" * 30]))
+
+    class Turned(RawCodec):
+        @property
+        def spec(self) -> CodecSpec:
+            return replace(SPEC, name="turned", identity=False)
+
+        def encode(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+            return [memoryview(bytes(part)[::-1]) for part in parts]
+
+        def decode(self, parts: Sequence[Buffer], out: Sequence[Buffer]) -> None:
+            copy_parts(source=[memoryview(bytes(part)[::-1]) for part in parts], target=out)
+
+    both = ValueFormat(Turned(), layout=LAYOUT, also=[RawCodec()])
+    for written in (value, memoryview(b"".join(both.encode([memoryview(b"a" * 30)])))):
+        out = bytearray(30)
+        assert both.decode(written, [memoryview(out)]) is None and out == b"a" * 30
+    header = memoryview(bytearray(value[: header_bytes(1)]))
+    assert both.check(header, [memoryview(bytearray(30))]) is HeaderFault.CODEC
 
 
 def test_fields_that_do_not_fit_are_refused() -> None:

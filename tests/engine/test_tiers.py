@@ -125,8 +125,11 @@ def forget_device(llm: LLM) -> None:
     llm.built.engine.clear_cache()
 
 
-def test_a_returning_prompt_is_restored_from_host(make_tiered: MakeTiered, plain: LLM) -> None:
-    llm = make_tiered(tiers__host="8MiB")
+@pytest.mark.parametrize("codec", ["raw", "lossless"])
+def test_a_returning_prompt_is_restored_from_host(
+    make_tiered: MakeTiered, plain: LLM, codec: str
+) -> None:
+    llm = make_tiered(tiers__host="8MiB", tiers__host_codec=codec)
     prompts = [tokens_of(200 + 7 * i, i) for i in range(3)]
     expected = run(plain, prompts)
     assert run(llm, prompts) == expected
@@ -163,11 +166,13 @@ def test_a_restored_prefix_is_shared_and_counted_as_cached(make_tiered: MakeTier
     assert restored(llm) == before, "the restored blocks are found on the device"
 
 
+@pytest.mark.parametrize("codecs", [("raw", "raw"), ("lossless", "lossless"), ("raw", "lossless")])
 def test_context_survives_a_restart_on_disk(
-    make_tiered: MakeTiered, plain: LLM, tmp_path: Path
+    make_tiered: MakeTiered, plain: LLM, tmp_path: Path, codecs: tuple[str, str]
 ) -> None:
+    """Also where the codec was changed meanwhile."""
     settings = {"tiers__disk": str(tmp_path / "disk"), "tiers__disk_capacity": "64MiB",
-                "tiers__disk_free_floor": "1MiB"}  # fmt: skip
+                "tiers__disk_free_floor": "1MiB", "tiers__disk_codec": codecs[0]}  # fmt: skip
     prompts = [tokens_of(300, i) for i in range(4)]
     expected = run(plain, prompts)
     first = make_tiered(**settings)
@@ -175,7 +180,7 @@ def test_context_survives_a_restart_on_disk(
     settle(first)
     first.close()
 
-    second = make_tiered(**settings)
+    second = make_tiered(**settings | {"tiers__disk_codec": codecs[1]})
     assert run(second, prompts) == expected
     assert restored(second) >= 4 * 256
 
@@ -341,22 +346,30 @@ def test_aborting_while_loading_frees_everything(make_tiered: MakeTiered) -> Non
 
 
 @needs_server
-def test_a_session_moves_from_one_replica_to_another(make_tiered: MakeTiered, plain: LLM) -> None:
-    """Replica B has never seen the prompt; the network tier has it from A."""
+@pytest.mark.parametrize("codec", ["raw", "lossless"])
+def test_a_session_moves_from_one_replica_to_another(
+    make_tiered: MakeTiered, plain: LLM, codec: str
+) -> None:
+    """Replica B has never seen the prompt; the network tier has it from A. A third with another
+    codec does not look there."""
     prompts = [tokens_of(300, i) for i in range(3)]
     expected = run(plain, prompts)
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)):
         url = f"unix://{folder}/redis.sock"
-        first = make_tiered(tiers__remote=url)
+        first = make_tiered(tiers__remote=url, tiers__remote_codec=codec)
         (chosen,) = [d for d in first.built.decisions if d.name == "tiers.remote"]
         assert chosen.because == f"tiers.remote = {url}"
         assert run(first, prompts) == expected
         settle(first)
-        second = make_tiered(tiers__remote=url)
+        second = make_tiered(tiers__remote=url, tiers__remote_codec=codec)
         assert run(second, prompts) == expected
         assert restored(second) >= 3 * 256
-        first.close()
-        second.close()
+        other = {"raw": "lossless", "lossless": "raw"}[codec]
+        third = make_tiered(tiers__remote=url, tiers__remote_codec=other)
+        assert run(third, prompts) == expected
+        assert restored(third) == 0
+        for llm in (first, second, third):
+            llm.close()
 
 
 def test_a_hanging_tier_does_not_hold_the_devices_blocks(

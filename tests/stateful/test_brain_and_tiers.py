@@ -42,7 +42,7 @@ from stepwell.cache.hierarchy import Hierarchy
 from stepwell.cache.plan import ChainRequest
 from stepwell.cache.policy.registry import POLICIES
 from stepwell.cache.settings import TierSpec
-from stepwell.codec import RawCodec
+from stepwell.codec import RawCodec, ValueFormat
 from stepwell.tier.breaker import BreakerConfig
 from stepwell.tier.disk import DiskOptions, DiskTier
 from stepwell.tier.faulty import Faults, FaultyTier
@@ -95,7 +95,8 @@ class BrainAndTiers(RuleBasedStateMachine):
         breaker = BreakerConfig(failures=1000)
         lanes = {TierName.HOST: LaneConfig(breaker=breaker),
                  TierName.DISK: LaneConfig(breaker=breaker, threads=2)}  # fmt: skip
-        self.mover = Mover(stores, codec=RawCodec(), layout=LAYOUT, lanes=lanes)
+        forms = {name: ValueFormat(RawCodec(), layout=LAYOUT) for name in stores}
+        self.mover = Mover(stores, forms=forms, lanes=lanes)
         self.brain = Hierarchy(
             [TierSpec(name=TierName.HOST, capacity_bytes=CHUNKS_OF_HOST * (CHUNK + 4096)),
              TierSpec(name=TierName.DISK, capacity_bytes=self.disk.options.usable * 3 // 4,

@@ -17,7 +17,7 @@ from stepwell.base.hierarchy import (
     TierName,
     TransferReport,
 )
-from stepwell.codec import CodecSpec, RawCodec
+from stepwell.codec import Codec, CodecSpec, RawCodec, ValueFormat
 from stepwell.tier.contract import Buffer, ReadOutcome, WriteOutcome
 from stepwell.tier.host import HostTier
 from stepwell.tier.mover import Mover
@@ -81,6 +81,13 @@ def host(capacity: int = 4 << 20) -> HostTier:
     return HostTier(capacity=capacity, page_bytes=4096)
 
 
+def forms_of(
+    tiers: Iterable[TierName], *, codec: Codec | None = None, layout: bytes = LAYOUT
+) -> dict[TierName, ValueFormat]:
+    """The same codec for all tiers."""
+    return {name: ValueFormat(codec or RawCodec(), layout=layout) for name in tiers}
+
+
 def mover(**tiers_and_options: object) -> Mover:
     """mover(host=tier, disk=tier, lanes=..., ...)."""
     tiers = {
@@ -88,7 +95,9 @@ def mover(**tiers_and_options: object) -> Mover:
         for name in TierName
         if name.name.lower() in tiers_and_options
     }
-    options = {"codec": RawCodec(), "layout": LAYOUT, **tiers_and_options}
+    codec = tiers_and_options.pop("codec", RawCodec())
+    layout = tiers_and_options.pop("layout", LAYOUT)
+    options = {"forms": forms_of(tiers, codec=codec, layout=layout), **tiers_and_options}
     return Mover(tiers, **options)  # type: ignore[arg-type]
 
 
@@ -216,3 +225,6 @@ class BatchGate(Gate):
     ) -> list[ReadOutcome]:
         self.batches.append(len(keys))
         return [self.read(key, out) for key, out in zip(keys, outs, strict=True)]
+
+    def sizes_of(self, keys: Sequence[bytes]) -> list[int | None]:
+        return [self.inner.size_of(key) for key in keys]

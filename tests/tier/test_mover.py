@@ -7,9 +7,8 @@ import time
 import pytest
 
 from stepwell.base.hierarchy import EvictChunk, Failure, TierName
-from stepwell.codec import RawCodec
 from stepwell.tier.breaker import BreakerState
-from stepwell.tier.mover import LaneConfig, Mover
+from stepwell.tier.mover import LaneConfig
 from tests.tier.movers import (
     BLOCKS,
     SIZE,
@@ -97,7 +96,7 @@ def test_a_value_of_another_layout_is_refused_and_deleted(tier: TierName) -> Non
     first = mover(host=arena, disk=disk)
     put(first, "a", tier)
     first.close(5)
-    second = Mover({HOST: arena, DISK: disk}, codec=RawCodec(), layout=bytes(16))
+    second = mover(host=arena, disk=disk, layout=bytes(16))
     memory, views = blocks()
 
     second.submit(load(1, "a", tier), views)

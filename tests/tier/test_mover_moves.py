@@ -6,19 +6,24 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from stepwell.base.hierarchy import EvictChunk, Failure, LookupReport, TierHealth, TierName
-from stepwell.codec import RawCodec
+from stepwell.codec import RawCodec, ValueFormat
+from stepwell.codec.lossless import LosslessCodec
 from stepwell.tier.disk import DiskOptions, DiskTier
 from stepwell.tier.mover import LaneConfig, Mover
 from stepwell.tier.remote import RemoteConfig, RemoteTier
 from tests.redis_server import needs_server, redis_server
 from tests.tier.movers import (
+    BLOCK,
     LAYOUT,
+    SIZE,
     Clock,
     Gate,
     blocks,
     content,
+    forms_of,
     host,
     key,
     load,
@@ -40,7 +45,7 @@ HOST, DISK, REMOTE = TierName.HOST, TierName.DISK, TierName.REMOTE
 )
 def test_a_move_copies_the_value_and_its_meta(source: TierName, target: TierName) -> None:
     tiers = {HOST: host(), DISK: Gate(), REMOTE: Gate()}
-    moving = Mover(tiers, codec=RawCodec(), layout=LAYOUT)  # type: ignore[arg-type]
+    moving = Mover(tiers, forms=forms_of(tiers))  # type: ignore[arg-type]
     size = put(moving, "a", source)
     moving.submit(move(1, "a", source, target, size))
     done = report(moving)
@@ -58,6 +63,53 @@ def test_a_move_copies_the_value_and_its_meta(source: TierName, target: TierName
     moving.close(5)
 
 
+@pytest.mark.parametrize("target", [HOST, REMOTE])
+def test_a_value_changes_its_codec_on_the_way(target: TierName) -> None:
+    """Disk lossless, the others raw: encoded where it enters, decoded where it leaves."""
+    tiers = {HOST: host(), DISK: Gate(), REMOTE: Gate()}
+    raw, small = RawCodec(), LosslessCodec(torch.bfloat16)
+    forms = {
+        HOST: ValueFormat(raw, layout=LAYOUT),
+        DISK: ValueFormat(small, layout=LAYOUT, also=[raw]),
+        REMOTE: ValueFormat(raw, layout=LAYOUT),
+    }
+    moving = Mover(tiers, forms=forms, block_bytes=BLOCK)
+    values = torch.randn(SIZE // 2, generator=torch.Generator().manual_seed(1)).bfloat16()
+    data = values.view(torch.uint8).numpy().tobytes()
+    moving.submit(store(1, "a", HOST), blocks(data)[1])
+    size = report(moving).size
+    moving.submit(move(2, "a", HOST, DISK, size))
+    smaller = report(moving).size
+    assert smaller < 0.8 * size
+    moving.submit(EvictChunk(key=key("a"), tier=HOST))
+    moving.submit(move(3, "a", DISK, target, smaller))
+    assert report(moving).size == size
+    for number, tier in ((4, DISK), (5, target)):
+        memory, views = blocks()
+        moving.submit(load(number, "a", tier), views)
+        assert report(moving).failure is None and bytes(memory) == data
+    moving.close(5)
+
+
+@pytest.mark.parametrize("before", ["raw", "lossless"])
+def test_a_disk_of_earlier_settings_is_read(before: str, tmp_path: Path) -> None:
+    codecs = {"raw": RawCodec(), "lossless": LosslessCodec(torch.bfloat16)}
+    after = {"raw": "lossless", "lossless": "raw"}[before]
+    disk = DiskTier(tmp_path, options=DiskOptions(capacity=32 << 20, free_floor=0))
+    data = torch.ones(SIZE // 2).bfloat16().view(torch.uint8).numpy().tobytes()
+    for writes, also in ((before, after), (after, before)):
+        form = ValueFormat(codecs[writes], layout=LAYOUT, also=[codecs[also]])
+        moving = Mover({DISK: disk}, forms={DISK: form})
+        if writes == before:
+            moving.submit(store(1, "a", DISK), blocks(data)[1])
+            assert report(moving).failure is None
+        memory, views = blocks()
+        moving.submit(load(2, "a", DISK), views)
+        assert report(moving).failure is None and bytes(memory) == data
+        moving.close(5)
+    disk.close()
+
+
 @needs_server
 def test_chunks_walk_through_the_real_tiers_and_back(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)):
@@ -66,7 +118,7 @@ def test_chunks_walk_through_the_real_tiers_and_back(tmp_path: Path) -> None:
             DISK: DiskTier(tmp_path, options=DiskOptions(capacity=32 << 20, free_floor=0)),
             REMOTE: RemoteTier(RemoteConfig(url=f"unix://{folder}/redis.sock")),
         }
-        moving = Mover(tiers, codec=RawCodec(), layout=LAYOUT)
+        moving = Mover(tiers, forms=forms_of(tiers))
         names = range(20)
         sizes = {name: put(moving, name, HOST, number=name) for name in names}
         for source, target in ((HOST, DISK), (DISK, REMOTE), (REMOTE, HOST)):

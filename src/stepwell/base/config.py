@@ -64,6 +64,15 @@ class TiersConfig:
         "", "Valkey or Redis shared by replicas, as redis://host:6379/0", secret=True
     )
     remote_ttl: float = _setting(86400.0, "seconds after which the network tier forgets")
+    host_codec: Literal["raw", "lossless"] = _setting(
+        "raw", "bytes in host memory: as they are, or smaller"
+    )
+    disk_codec: Literal["raw", "lossless"] = _setting(
+        "raw", "bytes on disk: as they are, or smaller"
+    )
+    remote_codec: Literal["raw", "lossless"] = _setting(
+        "raw", "bytes on the network tier: as they are, or smaller"
+    )
     policy: Literal["value", "lru", "s3fifo"] = _setting("value", "what stays when room is short")
     chunk_blocks: int = _setting(0, "blocks moved together; 0: from their size")
 

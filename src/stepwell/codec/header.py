@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stepwell.codec.contract import MAX_NAME_BYTES, Buffer, CodecSpec
@@ -40,7 +41,7 @@ class HeaderFault(enum.Enum):
     SHORT = "short"  # fewer bytes than its header has
     MAGIC = "magic"  # not a value
     VERSION = "version"  # a header that this code does not read
-    CODEC = "codec"  # written by another codec
+    CODEC = "codec"  # written by a codec that is not read here
     CODEC_VERSION = "codec version"  # by another version of this codec
     LAYOUT = "layout"  # other dtype, shapes or order
     SIZES = "sizes"  # parts, padding or destination do not add up
@@ -88,8 +89,8 @@ def header_bytes(parts: int) -> int:
     return -(-(_FIXED.size + 8 * parts) // _ALIGN) * _ALIGN
 
 
-def parse(data: Buffer, *, spec: CodecSpec, layout: bytes) -> ValueHeader | HeaderFault:
-    """The header at the start of `data`, if `spec` and `layout` are the ones that wrote it.
+def parse(data: Buffer, *, specs: Iterable[CodecSpec], layout: bytes) -> ValueHeader | HeaderFault:
+    """The header at the start of `data`, if one of these codecs and this layout wrote it.
     Never raises."""
     if len(data) < _FIXED.size:
         return HeaderFault.SHORT
@@ -98,7 +99,8 @@ def parse(data: Buffer, *, spec: CodecSpec, layout: bytes) -> ValueHeader | Head
         return HeaderFault.MAGIC
     if version != HEADER_VERSION:
         return HeaderFault.VERSION
-    if name != spec.name.encode("ascii").ljust(MAX_NAME_BYTES, b"\0"):
+    spec = next((s for s in specs if s.name.encode().ljust(MAX_NAME_BYTES, b"\0") == name), None)
+    if spec is None:
         return HeaderFault.CODEC
     if codec_version != spec.version:
         return HeaderFault.CODEC_VERSION

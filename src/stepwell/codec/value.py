@@ -10,19 +10,28 @@ from stepwell.codec.header import LAYOUT_BYTES, HeaderFault, ValueHeader, header
 
 
 class ValueFormat:
-    """One codec and one layout. Every method may be called from several threads."""
+    """One codec that writes, others that are read too, and one layout. Every method may be called
+    from several threads."""
 
-    def __init__(self, codec: Codec, *, layout: bytes) -> None:
-        """`layout`: 16 bytes, equal exactly when the decoded bytes mean the same."""
+    def __init__(self, codec: Codec, *, layout: bytes, also: Sequence[Codec] = ()) -> None:
+        """`layout`: 16 bytes, equal exactly when the decoded bytes mean the same. `also`: codecs
+        of values that were written under other settings."""
         if len(layout) != LAYOUT_BYTES:
             raise ValueError(f"a layout hash has {LAYOUT_BYTES} bytes, not {len(layout)}")
         self._codec = codec
         self._layout = layout
+        self._readable = {other.spec.name: other for other in (*also, codec)}
+        self._specs = tuple(other.spec for other in self._readable.values())
 
     @property
     def spec(self) -> CodecSpec:
-        """The codec's."""
+        """Of the codec that writes."""
         return self._codec.spec
+
+    @property
+    def mixed(self) -> bool:
+        """Whether values of several codecs are read."""
+        return len(self._specs) > 1
 
     def identity_size(self, parts: Sequence[Buffer]) -> int:
         """Bytes of the value of these parts under an identity codec."""
@@ -40,19 +49,20 @@ class ValueFormat:
 
     def check(self, header: Buffer, out: Sequence[Buffer]) -> HeaderFault | None:
         """None if `header`, read in front of `out`, says that `out` now holds the parts."""
-        parsed = parse(header, spec=self.spec, layout=self._layout)
+        parsed = parse(header, specs=(self.spec,), layout=self._layout)
         if isinstance(parsed, HeaderFault):
             return parsed
         expected = self._header(out, decoded=total_bytes(out))
         return None if parsed == expected else HeaderFault.SIZES
 
-    def open(self, value: Buffer, *, decoded_size: int) -> ValueHeader | HeaderFault:
-        """The header of a whole value that decodes to so many bytes, or why it is refused."""
-        header = parse(value, spec=self.spec, layout=self._layout)
+    def open(self, value: Buffer, *, decoded_size: int | None = None) -> ValueHeader | HeaderFault:
+        """The header of a whole value (that decodes to so many bytes), or why it is refused."""
+        header = parse(value, specs=self._specs, layout=self._layout)
         if isinstance(header, HeaderFault):
             return header
         whole = header.nbytes + sum(header.part_sizes) == len(value)
-        return header if whole and header.decoded_size == decoded_size else HeaderFault.SIZES
+        fits = decoded_size is None or header.decoded_size == decoded_size
+        return header if whole and fits else HeaderFault.SIZES
 
     def decode(self, value: Buffer, out: Sequence[Buffer]) -> HeaderFault | None:
         """Fill `out` from a whole value. `out` is touched only after the header has matched."""
@@ -64,7 +74,7 @@ class ValueFormat:
             parts.append(value[offset : offset + size])
             offset += size
         try:
-            self._codec.decode(parts, out)
+            self._readable[header.codec].decode(parts, out)
         except DecodeError:
             return HeaderFault.CONTENT
         return None

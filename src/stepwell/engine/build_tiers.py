@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,10 @@ from stepwell.cache.hierarchy import Hierarchy
 from stepwell.cache.manager import CacheManager
 from stepwell.cache.policy.registry import POLICIES
 from stepwell.cache.settings import TierSpec
-from stepwell.codec import LAYOUT_BYTES, RawCodec
+from stepwell.codec import LAYOUT_BYTES, ValueFormat
+from stepwell.codec.buffers import total_bytes
+from stepwell.codec.registry import make_codec
+from stepwell.codec.shape import BlockShape, LayerKV
 from stepwell.engine.resolve import check_host_tier
 from stepwell.engine.tiers import Tiers
 from stepwell.hardware.machine import read_machine
@@ -38,6 +41,7 @@ WrapTier = Callable[[TierName, Tier], Tier]
 _LEAST_CHUNK = 128 << 10  # bytes: below, a transfer is mostly its fixed costs
 _MOST_CHUNK_BLOCKS = 16
 _PROBE_CHUNKS = 16
+_EXACT = ("raw", "lossless")
 _THREADS = {TierName.DISK: 2}  # one commits while the other writes (`evaluate/disk_bench.py`)
 
 
@@ -97,12 +101,16 @@ def open_tiers(
             policy=POLICIES[config.policy],
         )
         decisions = [sized, *decisions, *_adopt(hierarchy, specs, stores)]
+        forms = _forms(config, pool, stores)
+        decisions += [Decision(f"tiers.{n.name.lower()}.codec", f.spec.name, "[tiers]")
+                      for n, f in forms.items()]  # fmt: skip
+        sample = _sample(pool, blocks)
         for name, store in stores.items():
             say(f"measuring the {name.name.lower()} tier")
-            decisions.append(_probe(hierarchy, name, store, chunk_bytes))
+            decisions.append(_probe(hierarchy, name, store, forms[name], sample))
         if wrap is not None:
             stores = {name: wrap(name, store) for name, store in stores.items()}
-        tiers = _assemble(hierarchy, stores, pool, cache, chunk_blocks=blocks)
+        tiers = _assemble(hierarchy, stores, pool, cache, chunk_blocks=blocks, forms=forms)
         undo.pop_all()
     return OpenTiers(tiers=tiers, stores=stores, decisions=tuple(decisions))
 
@@ -128,11 +136,12 @@ def _assemble(
     cache: CacheManager,
     *,
     chunk_blocks: int,
+    forms: dict[TierName, ValueFormat],
 ) -> Tiers:
     mover = Mover(
         stores,
-        codec=RawCodec(),
-        layout=layout_hash(pool),
+        forms=forms,
+        block_bytes=pool.block_bytes,
         lanes={name: LaneConfig(threads=_THREADS.get(name, 1)) for name in stores},
         on_ready=lambda: tiers.ring(),
     )
@@ -140,6 +149,34 @@ def _assemble(
         hierarchy, mover, cache, block_bytes=_block_bytes(pool), chunk_blocks=chunk_blocks
     )
     return tiers
+
+
+def _forms(
+    config: TiersConfig, pool: KVPool, tiers: Iterable[TierName]
+) -> dict[TierName, ValueFormat]:
+    """How each tier's values are written. Raises ConfigError for a dtype that a codec lacks."""
+    names = {
+        TierName.HOST: config.host_codec,
+        TierName.DISK: config.disk_codec,
+        TierName.REMOTE: config.remote_codec,
+    }
+    shape, layout = _block_shape(pool), layout_hash(pool)
+    made = {name: make_codec(name, shape=shape) for name in {*names.values(), *_EXACT}}
+    forms = {}
+    for tier in tiers:
+        # A disk may hold what was written under other settings. Nobody else writes the host tier,
+        # and replicas with other codecs use other keys (`_open_remote`).
+        also = [made[name] for name in _EXACT] if tier is TierName.DISK else []
+        forms[tier] = ValueFormat(made[names[tier]], layout=layout, also=also)
+    return forms
+
+
+def _block_shape(pool: KVPool) -> BlockShape:
+    layers = [
+        LayerKV(kv_heads=p.key.shape[1], key_dim=p.key.shape[3], value_dim=p.value.shape[3])
+        for p in pool.layers.values()
+    ]
+    return BlockShape(dtype=pool.storage.dtype, tokens=pool.block_size, layers=tuple(layers))
 
 
 def layout_hash(pool: KVPool) -> bytes:
@@ -213,37 +250,52 @@ def _open_remote(config: TiersConfig) -> Tier:
     return RemoteTier(
         RemoteConfig(
             url=config.remote,
+            prefix=f"stepwell:{config.remote_codec}:",
             ttl_seconds=int(config.remote_ttl),
             password=os.environ.get("STEPWELL_REMOTE_PASSWORD"),
         )
     )
 
 
-def _probe(hierarchy: Hierarchy, name: TierName, store: Tier, chunk_bytes: int) -> Decision:
-    """First values of the cost model: write some chunks, read them back one after the other."""
+def _probe(
+    hierarchy: Hierarchy, name: TierName, store: Tier, form: ValueFormat, sample: list[Buffer]
+) -> Decision:
+    """First values of the cost model: write some chunks like `sample`, read them back one after the
+    other; the codec's time counts, and its kernels are ready afterwards."""
     label = f"tiers.{name.name.lower()}.speed"
     keys = [os.urandom(32) for _ in range(_PROBE_CHUNKS)]
-    data = memoryview(bytearray(os.urandom(4096) * (chunk_bytes // 4096 + 1)))[:chunk_bytes]
-    out = memoryview(bytearray(chunk_bytes))
+    size, out = total_bytes(sample), [memoryview(bytearray(part.nbytes)) for part in sample]
+    value = memoryview(b"".join(form.encode(sample)))
+    form.decode(value, out)
+    landing = memoryview(bytearray(len(value)))
     try:
         for key in keys:
-            store.write(key, [data])
+            store.write(key, form.encode(sample))
         if isinstance(store, DiskTier):  # what comes back tomorrow is in no page cache
             store.flush()
             store.forget_cached()
         total = 0.0
         for key in keys:
             start = time.perf_counter()
-            store.read(key, [out])
+            store.read(key, [landing])
+            form.decode(landing, out)
             taken = time.perf_counter() - start
             total += taken
-            hierarchy.transferred(name, size=chunk_bytes, seconds=taken, now=time.monotonic())
+            hierarchy.transferred(name, size=len(value), seconds=taken, now=time.monotonic())
         # One after the other, as a restore does: tells bandwidth from the cost of each call.
-        whole = _PROBE_CHUNKS * chunk_bytes
+        whole = _PROBE_CHUNKS * len(value)
         hierarchy.transferred(name, size=whole, seconds=total, now=time.monotonic())
         store.delete(keys)
     except OSError as error:
         return Decision(label, "unknown", f"the start-up probe failed: {error}")
-    speed = _PROBE_CHUNKS * chunk_bytes / total
-    because = f"{_PROBE_CHUNKS} chunks of {format_bytes(chunk_bytes)} read back at start"
+    speed = _PROBE_CHUNKS * size / total
+    because = f"{_PROBE_CHUNKS} chunks of {format_bytes(size)} read back and decoded at start"
     return Decision(label, f"{format_bytes(int(speed))}/s", because)
+
+
+def _sample(pool: KVPool, blocks: int) -> list[Buffer]:
+    """A chunk of random numbers: their exponents are spread as those of K and V, roughly."""
+    source = torch.Generator().manual_seed(0)
+    shape = (blocks, pool.storage.shape[1])
+    numbers = torch.randn(shape, generator=source).to(pool.storage.dtype)
+    return [memoryview(row) for row in numbers.view(torch.uint8).numpy()]

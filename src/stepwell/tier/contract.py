@@ -107,3 +107,7 @@ class BatchReader(Protocol):
     ) -> list[ReadOutcome]:
         """Like `read` of each key; one outcome per key, in order."""
         ...
+
+    def sizes_of(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Like `size_of` of each key, in order."""
+        ...

@@ -16,7 +16,6 @@ from stepwell.base.hierarchy import (
     TierName,
 )
 from stepwell.codec.buffers import flat_views
-from stepwell.codec.contract import Codec
 from stepwell.codec.value import ValueFormat
 from stepwell.tier.contract import Buffer, Tier
 from stepwell.tier.mover.config import Access, LaneConfig, MoverUsage
@@ -38,18 +37,19 @@ class Mover:
         self,
         tiers: Mapping[TierName, Tier],
         *,
-        codec: Codec,
-        layout: bytes,
+        forms: Mapping[TierName, ValueFormat],
+        block_bytes: int = 0,
         lanes: Mapping[TierName, LaneConfig] | None = None,
         on_ready: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tiers` stay the caller's, who closes them after the mover. `layout`: 16 bytes (see
-        ValueFormat). `on_ready` is called from any thread, without locks, when `poll` has come to
-        have something to give; it must not block. `clock`: seconds, also of all deadlines."""
+        """`tiers` stay the caller's, who closes them after the mover. `forms`: how each one's
+        values are written. `block_bytes`: of a device block, 0 where all tiers have one codec.
+        `on_ready` is called from any thread, without locks, when `poll` has come to have something
+        to give; it must not block. `clock`: seconds, also of all deadlines."""
         self._desk = Desk(tiers, lanes or {}, on_ready=on_ready, clock=clock)
-        form = ValueFormat(codec, layout=layout)
-        self._crew = Crew(self._desk, Carrier(tiers, form, self._desk))
+        carrier = Carrier(tiers, forms, self._desk, block_bytes=block_bytes)
+        self._crew = Crew(self._desk, carrier)
 
     def submit(self, order: Order, buffers: Sequence[Buffer] | None = None) -> None:
         """Take an order. `buffers`: the device blocks' bytes, source of a StoreChunk, destination

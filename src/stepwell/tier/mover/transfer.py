@@ -33,12 +33,24 @@ _READ_FAILURES = {
 
 
 class Carrier:
-    """Carries out orders of any lane in the calling thread. Holds no state of its own."""
+    """Carries out orders of any lane in the calling thread. Holds no state of its own.
 
-    def __init__(self, tiers: Mapping[TierName, Tier], form: ValueFormat, desk: Desk) -> None:
+    `forms`: how each tier's values are written. `block_bytes`: of the parts that a chunk consists
+    of, for values that change their codec on the way between two tiers.
+    """
+
+    def __init__(
+        self,
+        tiers: Mapping[TierName, Tier],
+        forms: Mapping[TierName, ValueFormat],
+        desk: Desk,
+        *,
+        block_bytes: int,
+    ) -> None:
         self._tiers = tiers
-        self._form = form
+        self._forms = forms
         self._desk = desk
+        self._block_bytes = block_bytes
 
     def carry(self, lane: Lane, worker: Worker, jobs: Sequence[Job]) -> None:
         """Bring these orders, all of one kind, to their ends. Never raises for a tier's sake."""
@@ -50,7 +62,7 @@ class Carrier:
                 self._store(lane, worker, jobs[0], order)
             elif isinstance(order, MoveChunk):
                 self._move(lane, worker, jobs[0], order)
-            elif lane.access is Access.DIRECT and self._form.spec.identity:
+            elif lane.access is Access.DIRECT and self._forms[lane.name].spec.identity:
                 self._load_direct(lane, jobs[0], order)
             else:
                 self._load(lane, worker, jobs)
@@ -63,16 +75,17 @@ class Carrier:
         self._desk.finish(job, Outcome(found=found))
 
     def _load_direct(self, lane: Lane, job: Job, order: LoadChunk) -> None:
-        header = self._form.header_for(job.buffers)
+        form = self._forms[lane.name]
+        header = form.header_for(job.buffers)
         read = lane.tier.read(order.key, [header, *job.buffers])
-        fault = self._form.check(header, job.buffers) if read is ReadOutcome.OK else None
+        fault = form.check(header, job.buffers) if read is ReadOutcome.OK else None
         if fault is not None:
             lane.tier.delete([order.key])
         self._desk.finish(job, _read_outcome(read, lane.name, fault=fault))
 
     def _load(self, lane: Lane, worker: Worker, jobs: Sequence[Job]) -> None:
         buffers = [job.buffers for job in jobs]
-        sizes = [self._value_size(job, parts) for job, parts in zip(jobs, buffers, strict=True)]
+        sizes = self._value_sizes(lane, jobs)
         values = _cut(_scratch(worker, sum(sizes)), sizes)
         keys = [cast(LoadChunk, job.order).key for job in jobs]
         reads = read_batch(lane.tier, keys, [[value] for value in values])
@@ -87,7 +100,8 @@ class Carrier:
         self, lane: Lane, job: Job, value: Buffer, out: Sequence[Buffer], share: float
     ) -> None:
         key = cast(LoadChunk, job.order).key
-        header = self._form.open(value, decoded_size=total_bytes(out))
+        form = self._forms[lane.name]
+        header = form.open(value, decoded_size=total_bytes(out))
         if isinstance(header, HeaderFault):
             lane.tier.delete([key])
             outcome = _read_outcome(ReadOutcome.OK, lane.name, fault=header, share=share)
@@ -95,7 +109,7 @@ class Carrier:
             return
         if not self._desk.claim(job):
             return
-        fault = self._form.decode(value, out)
+        fault = form.decode(value, out)
         outcome = _read_outcome(ReadOutcome.OK, lane.name, fault=fault, share=share)
         self._desk.finish(job, outcome)
         if fault is not None:
@@ -104,9 +118,10 @@ class Carrier:
     def _store(self, lane: Lane, worker: Worker, job: Job, order: StoreChunk) -> None:
         if not self._desk.claim(job):
             return
-        value = self._form.encode(job.buffers)
+        form = self._forms[lane.name]
+        value = form.encode(job.buffers)
         if lane.access is Access.STAGED:
-            if self._form.spec.identity:
+            if form.spec.identity:
                 staged = _scratch(worker, total_bytes(value))
                 copy_parts(source=value, target=[staged])
                 value = [staged]
@@ -132,10 +147,15 @@ class Carrier:
             return
         if read is not ReadOutcome.OK:
             self._desk.finish(job, _read_outcome(read, order.source))
+            return
+        parts = self._recoded(value, order)
+        if isinstance(parts, HeaderFault):
+            self._tiers[order.source].delete([order.key])
+            self._desk.finish(job, _read_outcome(read, order.source, fault=parts))
         elif changes_lane:
-            self._desk.hand_over(job, value)
+            self._desk.hand_over(job, _joined(parts))
         else:
-            self._write(lane, job, order, [value])
+            self._write(lane, job, order, parts)
 
     def _write(
         self, lane: Lane, job: Job, order: StoreChunk | MoveChunk, value: Sequence[Buffer]
@@ -152,8 +172,29 @@ class Carrier:
         if not self._desk.finish(job, outcome) and written is WriteOutcome.STORED:
             tier.delete([order.key])  # reported as failed long ago: the books do not have it
 
-    def _value_size(self, job: Job, parts: Sequence[Buffer]) -> int:
-        return self._form.identity_size(parts) if self._form.spec.identity else job.size
+    def _value_sizes(self, lane: Lane, jobs: Sequence[Job]) -> list[int]:
+        """Bytes of the values that loads are to read: known where the codec changes no size, else
+        what the tier has by now."""
+        form = self._forms[lane.name]
+        if form.spec.identity and not form.mixed:
+            return [form.identity_size(job.buffers) for job in jobs]
+        keys = [cast(LoadChunk, job.order).key for job in jobs]
+        found = sizes_of(lane.tier, keys)
+        return [size or job.size for size, job in zip(found, jobs, strict=True)]
+
+    def _recoded(self, value: Buffer, order: MoveChunk) -> list[Buffer] | HeaderFault:
+        """The value as its new tier writes it."""
+        source, target = self._forms[order.source], self._forms[order.target]
+        header = source.open(value)
+        if isinstance(header, HeaderFault):
+            return header
+        if header.codec == target.spec.name:
+            return [value]
+        step = self._block_bytes or header.decoded_size
+        decoded = _memory(header.decoded_size)
+        parts = [decoded[at : at + step] for at in range(0, header.decoded_size, step)]
+        fault = source.decode(value, parts)
+        return target.encode(parts) if fault is None else fault
 
 
 def read_batch(
@@ -166,6 +207,13 @@ def read_batch(
     if len(keys) > 1 and isinstance(tier, BatchReader):
         return tier.read_batch(keys, outs)
     return [tier.read(key, out) for key, out in zip(keys, outs, strict=True)]
+
+
+def sizes_of(tier: Tier, keys: Sequence[bytes]) -> list[int | None]:
+    """Bytes of several values: in one call where the tier can. Raises OSError."""
+    if len(keys) > 1 and isinstance(tier, BatchReader):
+        return tier.sizes_of(keys)
+    return [tier.size_of(key) for key in keys]
 
 
 def _read_outcome(
@@ -193,6 +241,15 @@ def _scratch(worker: Worker, size: int) -> Buffer:
 
 def _memory(size: int) -> Buffer:
     return np.empty(size, np.uint8).data
+
+
+def _joined(parts: Sequence[Buffer]) -> Buffer:
+    """One buffer; copies only where there are several."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = _memory(total_bytes(parts))
+    copy_parts(source=parts, target=[whole])
+    return whole
 
 
 def _cut(value: Buffer, sizes: Sequence[int]) -> list[Buffer]:

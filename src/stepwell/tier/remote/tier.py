@@ -136,8 +136,17 @@ class RemoteTier:
 
     def size_of(self, key: bytes) -> int | None:
         """Bytes of the payload, by the frame's header."""
-        header = self._header(key)
-        return None if header is None else header.payload_size
+        return self.sizes_of([key])[0]
+
+    def sizes_of(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Of all of them in one exchange."""
+        with self._errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.getrange(self._name(key), 0, HEADER_BYTES - 1)
+            starts = pipeline.execute()
+        headers = [parse_header(memoryview(start)) for start in starts]
+        return [None if isinstance(h, FrameFault) else h.payload_size for h in headers]
 
     def scan(self) -> Iterator[StoredChunk]:
         """Nothing: what others keep there is not one process's to list. Ask `contains`."""
