@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stepwell.base.errors import ConfigError, unknown_name
 from stepwell.cli.output import moving_line, print_table
+
+if TYPE_CHECKING:
+    from stepwell.evaluate.hierarchy_bench import Section
 
 _SUMMARY = (
     "ttft_speedup_host",
@@ -30,6 +34,9 @@ def hierarchy(
         str, typer.Argument(help="`house`, a checkpoint folder, or the shape `qwen`.")
     ] = "house",
     quick: Annotated[bool, typer.Option("--quick", help="At most 50 seconds.")] = False,
+    only: Annotated[
+        str, typer.Option(help="Parts, comma-separated: restore, sick, chats, brain.")
+    ] = "restore,sick,chats,brain",
     prompt: Annotated[int, typer.Option(help="Tokens of a returning session.")] = 2048,
     workdir: Annotated[Path, typer.Option(help="For weights of shapes and the disk tier.")] = Path(
         "~/.cache/stepwell/bench"
@@ -58,7 +65,9 @@ def hierarchy(
         "repeats": 3, "sick": 5, "sick_prompt": 2048, "brain": BrainScale(sessions=10_000),
     }  # fmt: skip
     sizes = sizes if quick else {"chats": ChatLoad(), "kill_server": True, "sick": 30}
-    options = HierarchyOptions(folder=folder, prompt=prompt, workdir=place, **sizes)
+    options = HierarchyOptions(
+        folder=folder, sections=_sections(only), prompt=prompt, workdir=place, **sizes
+    )
     with moving_line() as say:
         result = run_hierarchy_bench(options, say=say)
     document = _document(result, model=model, quick=quick)
@@ -69,6 +78,19 @@ def hierarchy(
     if not as_json:
         _show(result)
     print(json.dumps(document if as_json else {"bench": "hierarchy", "model": model} | summary))
+
+
+def _sections(text: str) -> tuple[Section, ...]:
+    """Those named, in the order in which they are measured."""
+    from stepwell.evaluate.hierarchy_bench import Section
+
+    names = [word.strip() for word in text.split(",") if word.strip()]
+    known = [section.value for section in Section]
+    for name in names:
+        if name not in known:
+            message, hint = unknown_name("part", name, known)
+            raise ConfigError(message, hint=hint, param="only")
+    return tuple(section for section in Section if section.value in names)
 
 
 def _document(result: dict[str, Any], *, model: str, quick: bool) -> dict[str, Any]:
@@ -101,14 +123,15 @@ def _show(result: dict[str, Any]) -> None:
             computed, restored = median(found["computed"]), median(found["restored"])
             speedup = f"{computed / restored:.1f}x"
             rows.append((name, format_seconds(computed), format_seconds(restored), speedup))
-    print_table(
-        "A returning session: time to first token", ("tier", "computed", "restored", ""), rows
-    )
-    sick = [
-        (name, f"{row['p50_ratio']:.3f}", f"{row['p99_ratio']:.3f}", f"{row['n']:.0f}")
-        for name, row in result["sick"].items()
-    ]
-    print_table("A sick host tier against no tiers", ("fault", "p50", "p99", "n"), sick)
+    if rows:
+        columns = ("tier", "computed", "restored", "")
+        print_table("A returning session: time to first token", columns, rows)
+    if "sick" in result:
+        sick = [
+            (name, f"{row['p50_ratio']:.3f}", f"{row['p99_ratio']:.3f}", f"{row['n']:.0f}")
+            for name, row in result["sick"].items()
+        ]
+        print_table("A sick host tier against no tiers", ("fault", "p50", "p99", "n"), sick)
     for name, title in (
         ("chats", "Chats in turn, later turns"),
         ("thinking_chats", "Chats with think time, later turns"),

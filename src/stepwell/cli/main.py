@@ -14,7 +14,18 @@ import stepwell
 from stepwell.base.errors import ConfigError, RequestError, StepwellError
 from stepwell.hardware.threads import bound_spinning
 
-VERBS = ("serve", "chat", "generate", "demo", "bench", "simulate", "cache", "config", "version")
+VERBS = (
+    "serve",
+    "chat",
+    "generate",
+    "demo",
+    "bench",
+    "simulate",
+    "cache",
+    "calibrate",
+    "config",
+    "version",
+)
 """Verb -> module `stepwell.cli.<verb>`, in the order that help shows."""
 
 
