@@ -11,48 +11,55 @@ rounding of bfloat16 (its last token is computed in other company); such tokens 
 
 from __future__ import annotations
 
+import enum
 import json
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from stepwell.base.hierarchy import TierName
-from stepwell.base.request import GenerationRequest
-from stepwell.base.sampling import SamplingParams
 from stepwell.engine.llm import LLM
 from stepwell.evaluate.brain_bench import BrainScale, run_brain_bench
 from stepwell.evaluate.ceiling import measure_ceiling
 from stepwell.evaluate.hierarchy_chat import ChatLoad, run_chats, run_thinking_chats
-from stepwell.evaluate.hierarchy_restart import run_restart
+from stepwell.evaluate.hierarchy_engine import (
+    differences,
+    first_token,
+    random_prompt,
+    restored_tokens,
+    settle,
+)
+from stepwell.evaluate.hierarchy_restart import RestartResult, run_restart
+from stepwell.evaluate.hierarchy_sick import sick_speeds, sick_tokens
 from stepwell.evaluate.local_redis import binary, serve_redis
 from stepwell.evaluate.page_cache import drop_page_cache
-from stepwell.evaluate.statistics import median, percentile
-from stepwell.tier.contract import Tier
-from stepwell.tier.faulty import Faults, FaultyTier
+from stepwell.evaluate.statistics import median
 
 Say = Callable[[str], None]
-_OUTPUT = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
-_SETTLE_SECONDS = 60.0
 _HOST = "512MiB"
-FAULTS = {
-    "throttled to 20 MB/s": Faults(bytes_per_second=20e6),
-    "stalls (30 %)": Faults(hang=0.3, hang_seconds=2.0, seed=1),
-    "fails (30 %)": Faults(fail_read=0.3, fail_write=0.3, seed=2),
-}
+
+
+class Section(enum.Enum):
+    """Parts that can be measured alone."""
+
+    RESTORE = "restore"
+    SICK = "sick"
+    CHATS = "chats"
+    BRAIN = "brain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HierarchyOptions:
-    """`prompt`: tokens of a returning session. `repeats`: sessions for each tier. `sick`: turns for
-    each fault. `brain`: how many chunks and sessions the brain is filled with. `chats`: None
-    leaves the interleaved chats out. `kill_server`: also kill a real server and start it again."""
+    """`sections`: what to measure. `prompt`: tokens of a returning session. `repeats`: sessions for
+    each tier. `sick`: turns for each fault. `brain`: how many chunks and sessions the brain is
+    filled with. `chats`: None leaves the interleaved chats out. `kill_server`: also kill a real
+    server and start it again."""
 
     folder: Path
+    sections: tuple[Section, ...] = tuple(Section)
     prompt: int = 2048
     repeats: int = 5
     sick: int = 12
@@ -85,39 +92,69 @@ class TierResult:
 def run_hierarchy_bench(options: HierarchyOptions, *, say: Say) -> dict[str, Any]:
     """All figures by name. Raises OSError, StepwellError."""
     say("ceiling")
-    ceiling = measure_ceiling(quick=True)
-    result: dict[str, Any] = {"ceiling": asdict(ceiling), "wrong_tokens": 0}
+    result: dict[str, Any] = {"ceiling": asdict(measure_ceiling(quick=True)), "wrong_tokens": 0}
+    sections = {
+        Section.RESTORE: _restores,
+        Section.SICK: _sick,
+        Section.CHATS: _chats,
+        Section.BRAIN: _brain,
+    }
+    for section in options.sections:
+        figures = sections[section](options, say)
+        result["wrong_tokens"] += figures.pop("wrong", 0)
+        result |= figures
+    return result
+
+
+def _restores(options: HierarchyOptions, say: Say) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=options.workdir) as folder:
         tiers = _returning_sessions(options, Path(folder), say)
+    result: dict[str, Any] = {"wrong": sum(found.wrong for found in tiers.values())}
     for name, found in tiers.items():
-        result[f"ttft_speedup_{name}"] = found.speedup
-        result[name] = asdict(found)
-        result["wrong_tokens"] += found.wrong
+        result |= {f"ttft_speedup_{name}": found.speedup, name: asdict(found)}
     if options.kill_server:
-        result |= _killed_server(options, say)
-        result["wrong_tokens"] += result["server_restart"]["wrong"]
+        killed = _killed_server(options, say)
+        result |= {"ttft_speedup_server_restart": killed.speedup, "server_restart": asdict(killed)}
+        result["wrong"] += killed.wrong
     if "network" not in tiers:
         result["ttft_speedup_network"] = None
         result["ttft_speedup_network_reason"] = "no valkey-server or redis-server is installed"
-    sick, wrong = _sick_tiers(options, say)
-    result["sick"] = sick
-    result["wrong_tokens"] += wrong
+    return result
+
+
+def _sick(options: HierarchyOptions, say: Say) -> dict[str, Any]:
+    rows = sick_speeds(
+        options.folder, turns=options.sick, prompt_tokens=options.sick_prompt, say=say
+    )
+    result: dict[str, Any] = {
+        "sick": rows,
+        "wrong": sick_tokens(options.folder, prompt_tokens=options.sick_prompt, say=say),
+    }
     for quantile in ("p50", "p99"):
-        ratios = [row[f"{quantile}_ratio"] for row in sick.values()]
+        ratios = [row[f"{quantile}_ratio"] for row in rows.values()]
         result[f"sick_tier_{quantile}_ratio"] = max(ratios)
-    if options.chats is not None:
-        say(f"{options.chats.sessions} interleaved chats")
-        result["chats"] = run_chats(options.folder, options.chats, say=say)
-        result["thinking_chats"] = run_thinking_chats(options.folder, options.chats, say=say)
+    return result
+
+
+def _chats(options: HierarchyOptions, say: Say) -> dict[str, Any]:
+    if options.chats is None:
+        return {}
+    in_turn = run_chats(options.folder, options.chats, say=say)
+    thinking = run_thinking_chats(options.folder, options.chats, say=say)
+    return {"chats": in_turn, "thinking_chats": thinking, "wrong": in_turn["wrong"]}
+
+
+def _brain(options: HierarchyOptions, say: Say) -> dict[str, Any]:
+    """In a process of its own: bytes a chunk are read off its resident memory, and this one would
+    reuse what the engines have freed."""
     say(f"brain: {options.brain.chunks:,} chunks, {options.brain.sessions:,} sessions")
-    # A process of its own: bytes a chunk are read off its resident memory, and this one would
-    # reuse what the engines have freed.
     with get_context("spawn").Pool(1) as process:
         brain: dict[str, Any] = process.apply(run_brain_bench, (options.brain,))
-    result["brain"] = brain
-    result["plan_p99_ms_1m_chunks"] = brain["plan_p99_ms"]
-    result["bytes_per_chunk"] = brain["bytes_per_chunk"]
-    return result
+    return {
+        "brain": brain,
+        "plan_p99_ms_1m_chunks": brain["plan_p99_ms"],
+        "bytes_per_chunk": brain["bytes_per_chunk"],
+    }
 
 
 # --- returning sessions -------------------------------------------------------------------------
@@ -148,22 +185,22 @@ def _one_tier(
     llm = LLM(str(options.folder), cache__pool="256MiB", **settings)
     result = TierResult()
     for number in range(options.repeats + 1):
-        prompt = _prompt(llm, options.prompt, seed=number)
+        prompt = random_prompt(llm, options.prompt, seed=number)
         computed, first = first_token(llm, prompt)
         _, expected = first_token(llm, prompt)
         settle(llm)
         llm.built.engine.clear_cache()
         cool()
-        before = _restored(llm)
+        before = restored_tokens(llm)
         restored, tokens = first_token(llm, prompt)
         settle(llm)
         if number:
             result.computed.append(computed)
             result.restored.append(restored)
-            result.tokens_restored += _restored(llm) - before
+            result.tokens_restored += restored_tokens(llm) - before
         result.expected.append(expected)
-        result.wrong += _differences(expected, tokens)
-        result.rounding += _differences(first, expected)
+        result.wrong += differences(expected, tokens)
+        result.rounding += differences(first, expected)
         llm.built.engine.clear_cache()
     llm.close()
     return result
@@ -177,137 +214,29 @@ def _after_restart(
     drop_page_cache(folder)
     result = TierResult(computed=list(before.computed))
     for number in range(options.repeats + 1):
-        prompt = _prompt(llm, options.prompt, seed=number)
+        prompt = random_prompt(llm, options.prompt, seed=number)
         seconds, tokens = first_token(llm, prompt)
         settle(llm)
         if number:
             result.restored.append(seconds)
-        result.wrong += _differences(before.expected[number], tokens)
-    result.tokens_restored = _restored(llm)
+        result.wrong += differences(before.expected[number], tokens)
+    result.tokens_restored = restored_tokens(llm)
     llm.close()
     return result
 
 
-def _killed_server(options: HierarchyOptions, say: Say) -> dict[str, Any]:
+def _killed_server(options: HierarchyOptions, say: Say) -> RestartResult:
     say("a server with a disk tier, killed and started again")
     with tempfile.TemporaryDirectory(dir=options.workdir) as folder:
-        found = run_restart(
+        return run_restart(
             options.folder, Path(folder), prompt=options.prompt, repeats=options.repeats,
             vocabulary=_vocabulary(options.folder),
         )  # fmt: skip
-    return {"ttft_speedup_server_restart": found.speedup, "server_restart": asdict(found)}
 
 
 def _vocabulary(folder: Path) -> int:
     return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"])
 
 
-# --- never slower -------------------------------------------------------------------------------
-
-
-def _sick_tiers(options: HierarchyOptions, say: Say) -> tuple[dict[str, dict[str, float]], int]:
-    """Sessions that return, with a sick host tier and without tiers, request by request."""
-    rows: dict[str, dict[str, float]] = {}
-    wrong = 0
-    off = LLM(str(options.folder), cache__pool="256MiB")
-    for name, faults in FAULTS.items():
-        say(f"sick tier: {name}")
-        sick: list[FaultyTier] = []
-        on = LLM(
-            str(options.folder), wrap_tier=_wrap(faults, sick), cache__pool="256MiB",
-            tiers__host=_HOST,
-        )  # fmt: skip
-        times: dict[str, list[float]] = {"off": [], "on": []}
-        for number in range(options.sick + 1):
-            prompt = _prompt(off, options.sick_prompt, seed=1000 + number // 3)
-            answers = []
-            order = [("off", off), ("on", on)]
-            for label, llm in order if number % 2 else reversed(order):
-                llm.built.engine.clear_cache()
-                seconds, tokens = first_token(llm, prompt)
-                answers.append(tokens)
-                if number:
-                    times[label].append(seconds)
-            wrong += _differences(*answers)
-        rows[name] = {
-            "n": float(options.sick),
-            "p50_ratio": median(times["on"]) / median(times["off"]),
-            "p99_ratio": percentile(times["on"], 99) / percentile(times["off"], 99),
-            "restored_tokens": float(_restored(on)),
-        }
-        for tier in sick:  # what still waits to be stored would wait for each stall
-            tier.faults = Faults()
-        on.close()
-    return rows, wrong
-
-
-def _wrap(faults: Faults, made: list[FaultyTier]) -> Callable[[TierName, Tier], Tier]:
-    """Makes tiers sick; `made` gets them."""
-
-    def wrap(name: TierName, tier: Tier) -> Tier:
-        made.append(FaultyTier(tier, faults))
-        return made[-1]
-
-    return wrap
-
-
-# --- parts --------------------------------------------------------------------------------------
-
-
-def first_token(llm: LLM, prompt: Sequence[int]) -> tuple[float, tuple[int, ...]]:
-    """Seconds to the first token of one request, and its tokens."""
-    engine = llm.built.engine
-    start = time.monotonic()
-    engine.add(
-        GenerationRequest(
-            request_id=f"bench-{start}",
-            prompt_token_ids=tuple(prompt),
-            sampling=_OUTPUT,
-            arrival=start,
-        )
-    )
-    tokens: tuple[int, ...] = ()
-    first = 0.0
-    while engine.has_work:
-        for delta in engine.step():
-            if delta.error is not None:
-                raise delta.error
-            tokens += delta.token_ids
-            first = first or time.monotonic() - start
-        if engine.blocked:
-            engine.wait_for_transfers(0.25)
-    return first, tokens
-
-
-def settle(llm: LLM) -> None:
-    """Wait until every transfer has ended and what a tier has is on its medium."""
-    engine, opened = llm.built.engine, llm.built.open_tiers
-    if engine.tiers is None or opened is None:
-        return
-    deadline = time.monotonic() + _SETTLE_SECONDS
-    while engine.tiers.hierarchy.stats().open_orders and time.monotonic() < deadline:
-        engine.wait_for_transfers(0.05)
-        engine.tend()
-    for store in opened.stores.values():
-        store.flush()
-
-
 def _nothing() -> None:
     """Memory cannot be cooled."""
-
-
-def _prompt(llm: LLM, length: int, *, seed: int) -> list[int]:
-    """Tokens that no other seed begins with."""
-    import random
-
-    rng = random.Random(seed)
-    return [rng.randrange(16, llm.built.info.vocab_size) for _ in range(length)]
-
-
-def _restored(llm: LLM) -> int:
-    tiers = llm.built.engine.tiers
-    return 0 if tiers is None else tiers.restored_tokens
-
-
-def _differences(first: Sequence[int], second: Sequence[int]) -> int:
-    return sum(a != b for a, b in zip(first, second, strict=True))
