@@ -195,8 +195,8 @@ def run(
     variants: bool,
     save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Everything, or the held-out ratios with variants; the document for JSON. `save` gets it
-    after each part, as far as it is."""
+    """The contest, or the variants of its parts and the metrics; the document for JSON. `save`
+    gets it after each part, as far as it is."""
     clock, began = Clock(), time.perf_counter()
     bench = clock.timed("statistics", lambda: prepare(model, rows=rows, seed=seed))
     trained = train_contestants(bench, clock)
@@ -217,7 +217,7 @@ def run(
             document["storage"] = storage(bench, trained, document[name]["ratios"])
             document[name]["simple"] = simple_rivals(bench, trained, texts, energy)
             save(document)
-    if not variants:
+    if variants:
         document["metric"] = weighted(bench, trained, texts=min(4, rows[1]))
     clock.seconds["all"] = round(time.perf_counter() - began, 1)
     return document
@@ -254,7 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rows", type=int, nargs=3, default=(64, 10, 4))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--variants", action="store_true", help="other coders and transforms")
+    parser.add_argument(
+        "--variants", action="store_true", help="instead: other coders, transforms and metrics"
+    )
     options = parser.parse_args(arguments)
 
     def save(document: dict[str, Any]) -> None:
