@@ -229,11 +229,11 @@ def campaign(count: int, seed: int) -> None:
         tables = cases[trial % len(cases)][0]
         damaged = mutate(tables.to_bytes(), source)
         try:
-            RansTables.from_bytes(damaged)
+            found = RansTables.from_bytes(damaged)
         except StreamError:
             continue
-        # zlib's own checksum leaves next to nothing to accept
-        assert damaged == tables.to_bytes()
+        # DEFLATE has bits that mean nothing; zlib's checksum leaves next to nothing else
+        assert np.array_equal(found.frequencies, tables.frequencies)
 
 
 def test_mutated_streams() -> None:
