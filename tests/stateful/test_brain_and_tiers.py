@@ -92,9 +92,8 @@ class BrainAndTiers(RuleBasedStateMachine):
         self.disk = DiskTier(self.folder / "disk", options=DiskOptions(
             capacity=6 << 20, free_floor=1 << 20, commit_seconds=60.0))  # fmt: skip
         stores = {TierName.HOST: self.host, TierName.DISK: self.disk}
-        breaker = BreakerConfig(failures=1000)
-        lanes = {TierName.HOST: LaneConfig(breaker=breaker),
-                 TierName.DISK: LaneConfig(breaker=breaker, threads=2)}  # fmt: skip
+        lane = LaneConfig(breaker=BreakerConfig(failures=1000))
+        lanes = {name: lane for name in stores}
         forms = {name: ValueFormat(RawCodec(), layout=LAYOUT) for name in stores}
         self.mover = Mover(stores, forms=forms, lanes=lanes)
         self.brain = Hierarchy(

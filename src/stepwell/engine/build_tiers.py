@@ -34,7 +34,7 @@ from stepwell.model.pool import KVPool
 from stepwell.tier.contract import Buffer, Tier
 from stepwell.tier.disk import DiskOptions, DiskTier
 from stepwell.tier.host import HostTier
-from stepwell.tier.mover import LaneConfig, Mover
+from stepwell.tier.mover import Mover
 
 Progress = Callable[[str], None]
 WrapTier = Callable[[TierName, Tier], Tier]
@@ -42,7 +42,6 @@ _LEAST_CHUNK = 128 << 10  # bytes: below, a transfer is mostly its fixed costs
 _MOST_CHUNK_BLOCKS = 16
 _PROBE_CHUNKS = 16
 _EXACT = ("raw", "lossless")
-_THREADS = {TierName.DISK: 2}  # one commits while the other writes (`evaluate/disk_bench.py`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,6 @@ def _assemble(
         stores,
         forms=forms,
         block_bytes=pool.block_bytes,
-        lanes={name: LaneConfig(threads=_THREADS.get(name, 1)) for name in stores},
         on_ready=lambda: tiers.ring(),
     )
     tiers = Tiers(
