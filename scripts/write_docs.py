@@ -46,6 +46,7 @@ def numbers() -> str:
         result = _result(name)
         if result is not None:
             _add_budget(name, result)
+            result |= {k: v for k, v in (_result(f"{name}-sick") or {}).items() if "sick" in k}
             machine = result["machine"]
             gib = machine["memory_total"] / (1 << 30)
             rows = _hierarchy_rows(result) if "sick" in result else _serve_rows(result)
