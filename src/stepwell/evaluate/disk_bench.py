@@ -1,7 +1,7 @@
 """The disk tier beside a plain large file: same bytes, same disk, in turn (A B B A).
 
     python -m stepwell.evaluate.disk_bench DIRECTORY [--total 512MiB] [--chunk 1MiB]
-        [--rounds 4] [--threads 2] [--out FILE]
+        [--rounds 4] [--threads 1] [--out FILE]
 
 A writes the bytes to one file and calls fdatasync, drops them from the page cache, reads them back;
 drops them again and copies the file, until the copy is on the disk. B writes them as chunks to a
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--total", default="512MiB", help="bytes a round")
     parser.add_argument("--chunk", default="1MiB", help="bytes a chunk")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=2, help="of the tier")
+    parser.add_argument("--threads", type=int, default=1, help="of the tier; the engine has 1")
     parser.add_argument("--out", type=Path, help="also write the figures to this file")
     chosen = parser.parse_args(arguments)
     result = measure(
