@@ -6,5 +6,6 @@ itself and rivals, each a process of its own) run the same requests in turn, and
 Does not own: the engine (driven through `engine.llm`), the server (started as a process), or what
 a result means: `serve_bench` prints the ceiling, the value and the share, and the reader judges.
 
-Nothing here imports torch but `worker` and `ceiling`, and they only inside functions.
+Load generation and the race import no torch; `worker` and `ceiling` do inside functions, and the
+codecs' and the hierarchy's benches, which run the engine in this process, at the top.
 """
