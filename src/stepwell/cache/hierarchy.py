@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from stepwell.base.hierarchy import (
     Event,
+    Failure,
     LoadChunk,
     LookupChunks,
     LookupReport,
@@ -375,7 +376,7 @@ class Hierarchy:
             return
         books = self._books[lookup.tier]
         if event.failure is not None:
-            books.failures += 1
+            books.failures += event.failure is not Failure.CANCELLED
             return
         tenant = self._tenants.number(lookup.request.tenant)
         adopt_found(

@@ -302,7 +302,7 @@ class ChunkStore:
                 books.loads += 1
                 books.bytes_loaded += event.size or order.size
             return
-        books.failures += 1
+        books.failures += event.failure is not Failure.CANCELLED  # computing was faster
         if event.failure in _GONE and table.where[order.row] >> order.source & 1:
             self._remove(order.row, order.source, event.now)
 

@@ -107,16 +107,20 @@ class HostTier:
             runs = self._pages.take(max(1, -(-(size + len(meta)) // self._page)))
             if runs is None:
                 return WriteOutcome.FULL
-        entry = _Entry(runs=runs, size=size, meta=bytes(meta), digest=b"", dead=True)
+        entry = _Entry(runs=runs, size=size, meta=bytes(meta), digest=b"")
+        outcome = None
         try:
             hasher = xxhash.xxh3_128(meta)
             for source, stored in pieces(views, self._views(entry), limit=_PIECE_BYTES):
                 hasher.update(source)
                 copy_bytes(source=source, target=stored)
             entry.digest = hasher.digest()
-            return self._publish(key, entry)
+            outcome = self._publish(key, entry)
+            return outcome
         finally:
-            if entry.dead:  # it raised, or somebody else was faster with the same key
+            # It raised, or somebody else was faster with the same key. Once published, its pages
+            # are whose who deletes it, which may have happened by now.
+            if outcome is not WriteOutcome.STORED:
                 with self._lock:
                     self._pages.give(entry.runs)
 
@@ -176,7 +180,6 @@ class HostTier:
             self._check_open()
             if key in self._entries:
                 return WriteOutcome.PRESENT
-            entry.dead = False
             self._entries[key] = entry
             self._count(writes=1)
             return WriteOutcome.STORED
