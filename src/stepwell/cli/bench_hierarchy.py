@@ -62,7 +62,8 @@ def hierarchy(
     else:
         folder = house_folder() if model == "house" else Path(model)
     sizes: dict[str, Any] = {
-        "repeats": 3, "sick": 5, "sick_prompt": 2048, "brain": BrainScale(sessions=10_000),
+        "repeats": 3, "sick": 3, "sick_exact": False,
+        "sick_prompt": 2048, "brain": BrainScale(sessions=10_000),
     }  # fmt: skip
     sizes = sizes if quick else {"chats": ChatLoad(), "kill_server": True, "sick": 30}
     options = HierarchyOptions(

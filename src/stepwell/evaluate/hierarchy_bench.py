@@ -64,6 +64,7 @@ class HierarchyOptions:
     repeats: int = 5
     sick: int = 12
     sick_prompt: int = 1024
+    sick_exact: bool = True  # else tokens are compared where speeds are: fewer engines
     brain: BrainScale = field(default_factory=BrainScale)
     chats: ChatLoad | None = None
     kill_server: bool = False

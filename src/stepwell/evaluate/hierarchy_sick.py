@@ -43,7 +43,7 @@ def sick_speeds(
     off = LLM(str(folder), cache__pool="256MiB")
     for name, faults in FAULTS.items():
         say(f"sick tier: {name}")
-        with _sick_llm(folder, faults) as on:
+        with _sick_llm(folder, faults) as (on, sick):
             times: dict[str, list[float]] = {"off": [], "on": []}
             other = 0
             for number in range(turns + 1):
@@ -51,7 +51,7 @@ def sick_speeds(
                 answers = []
                 order = [("off", off), ("on", on)]
                 for label, llm in order if number % 2 else reversed(order):
-                    forget(llm)
+                    _forget(llm, sick, faults)
                     seconds, tokens = first_token(llm, prompt)
                     answers.append(tokens)
                     if number:
@@ -75,23 +75,25 @@ def sick_tokens(folder: Path, *, prompt_tokens: int, say: Say) -> int:
     wrong = 0
     for name, faults in FAULTS.items():
         say(f"tokens under a sick tier: {name}")
-        with _sick_llm(folder, faults, **exact) as on:
+        with _sick_llm(folder, faults, **exact) as (on, sick):
             for number in range(_TURNS_COMPARED):
                 prompt = random_prompt(off, prompt_tokens // 4, seed=2000 + number // 2)
-                forget(off)
-                forget(on)
+                _forget(off, sick, faults)
+                _forget(on, sick, faults)
                 wrong += differences(first_token(off, prompt)[1], first_token(on, prompt)[1])
     return wrong
 
 
 @contextmanager
-def _sick_llm(folder: Path, faults: Faults, **settings: Any) -> Iterator[LLM]:
+def _sick_llm(
+    folder: Path, faults: Faults, **settings: Any
+) -> Iterator[tuple[LLM, list[FaultyTier]]]:
     """An engine above a sick host tier, which is well again when it is closed: what still waits to
     be stored would wait for each stall."""
     made: list[FaultyTier] = []
     llm = LLM(str(folder), wrap_tier=_wrap(faults, made), cache__pool="256MiB",
               tiers__host=_HOST, **settings)  # fmt: skip
-    yield llm
+    yield llm, made
     for tier in made:
         tier.faults = Faults()
     llm.close()
@@ -105,3 +107,13 @@ def _wrap(faults: Faults, made: list[FaultyTier]) -> Callable[[TierName, Tier], 
         return made[-1]
 
     return wrap
+
+
+def _forget(llm: LLM, sick: list[FaultyTier], faults: Faults) -> None:
+    """The device forgets all prompts. Sick tiers are well meanwhile, so that no hanging store holds
+    blocks, and with them the device's copy."""
+    for tier in sick:
+        tier.faults = Faults()
+    forget(llm)
+    for tier in sick:
+        tier.faults = faults
