@@ -130,8 +130,8 @@ def test_keys_from_a_file(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# team\nada:one\n\n two \n")
     ring = check_settings(load_config(None, {"server.api_keys_file": str(file)}))
-    assert ring.tenant_of("Bearer one") == "ada"
-    assert ring.tenant_of("bearer two").startswith("key-")
+    assert ring.caller_of("Bearer one").tenant == "ada"
+    assert ring.caller_of("bearer two").tenant.startswith("key-")
     file.write_text("# nothing\n")
     with pytest.raises(ConfigError):
         check_settings(load_config(None, {"server.api_keys_file": str(file)}))

@@ -14,6 +14,7 @@ pytest.importorskip("prometheus_client")
 
 from stepwell.base.config import ServerConfig
 from stepwell.base.errors import Unauthorized
+from stepwell.base.hierarchy import WorkloadClass
 from stepwell.base.request import (
     Delta,
     EngineStats,
@@ -24,7 +25,7 @@ from stepwell.base.request import (
     Usage,
 )
 from stepwell.server.async_engine import Mailbox, Wake, hold_seconds
-from stepwell.server.auth import KeyRing, is_loopback, load_keys
+from stepwell.server.auth import Caller, KeyRing, is_loopback, load_keys
 from stepwell.server.logprobs import LegacyLogprobs, chat_logprobs, token_label
 from stepwell.server.metrics import Histogram, Metrics
 from stepwell.server.protocol import Kind, prepare
@@ -252,10 +253,11 @@ def test_metrics_forget_finished_choices():
 
 
 def test_keys_are_not_kept_as_text():
-    ring = KeyRing(("ada:secret-key",))
-    assert "secret-key" not in repr(vars(ring)) and ring.tenant_of("Bearer secret-key") == "ada"
+    ring = KeyRing({"entry 1": "ada:secret-key workload=code"})
+    assert "secret-key" not in repr(vars(ring))
+    assert ring.caller_of("Bearer secret-key") == Caller("ada", WorkloadClass.CODE)
     with pytest.raises(Unauthorized):
-        ring.tenant_of(None)
+        ring.caller_of(None)
     assert not len(load_keys(ServerConfig()))
     assert is_loopback("127.0.0.2") and not is_loopback("localhost.evil.org")
 

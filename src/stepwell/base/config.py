@@ -92,7 +92,11 @@ class ServerConfig:
 
     host: str = _setting("127.0.0.1", "address; any but loopback needs API keys")
     port: int = _setting(8000, "port; 0: any free one")
-    api_keys: tuple[str, ...] = _setting((), "keys as `tenant:key`, or a key alone", secret=True)
+    api_keys: tuple[str, ...] = _setting(
+        (),
+        "keys as `tenant:key workload=batch`; the tenant and the class may be left out",
+        secret=True,
+    )
     api_keys_file: str = _setting("", "file with one such entry a line")
     max_body: str = _setting("4MiB", "largest request body")
     requests_per_minute: int = _setting(0, "per tenant; 0: no limit")

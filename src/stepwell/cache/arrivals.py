@@ -47,9 +47,8 @@ class Arrivals:
         return session
 
     def _kind(self, request: ChainRequest, session: Session) -> int:
-        """By the request, else by its tenant, else by what it looks like."""
-        named = request.workload or self._settings.tenant_class.get(request.tenant)
-        if named is not None:
-            return KINDS.index(named)
+        """By the request (which has its API key's class if it names none), else by its looks."""
+        if request.workload is not None:
+            return KINDS.index(request.workload)
         long = request.tokens >= self._settings.document_tokens and not session.turns
         return KINDS.index(WorkloadClass.DOCUMENT if long else WorkloadClass.CHAT)

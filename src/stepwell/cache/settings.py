@@ -46,8 +46,7 @@ class HierarchySettings:
     not used; it doubles up to `probe_seconds_max`. `pin_share`: largest share of a tier that pins
     may protect, `tenant_pin_share` those of one tenant. `pin_seconds`: how long a pin lasts whose
     request gives no time to live; none lasts longer than `pin_seconds_max`. `ttl`: seconds by
-    class; classes without an entry have none. `tenant_class`: the class of a tenant's requests
-    that name none. `quota`: bytes by tenant and tier.
+    class; classes without an entry have none. `quota`: bytes by tenant and tier.
     """
 
     plan: PlanSettings = field(default_factory=PlanSettings)
@@ -66,5 +65,4 @@ class HierarchySettings:
     document_tokens: int = 8192
     promote_probability: float = 0.5
     ttl: Mapping[WorkloadClass, float] = field(default_factory=dict)
-    tenant_class: Mapping[str, WorkloadClass] = field(default_factory=dict)
     quota: Mapping[str, Mapping[TierName, int]] = field(default_factory=dict)

@@ -51,7 +51,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.")] = None,
     name: Annotated[str | None, typer.Option(help="Model name in the API.")] = None,
     api_keys_file: Annotated[
-        str | None, typer.Option(help="File with one `tenant:key` a line.")
+        str | None, typer.Option(help="File with one `tenant:key workload=CLASS` a line.")
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,

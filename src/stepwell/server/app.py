@@ -28,7 +28,7 @@ from stepwell.base.errors import (
 )
 from stepwell.base.units import parse_bytes
 from stepwell.server.async_engine import AsyncEngine
-from stepwell.server.auth import KeyRing, check_host_header, is_loopback
+from stepwell.server.auth import ANYONE, Caller, KeyRing, check_host_header, is_loopback
 from stepwell.server.errors import (
     MethodNotAllowed,
     RequestTimeout,
@@ -51,7 +51,7 @@ _INLINE_BYTES = 4096
 _OPEN_PATHS = frozenset({"/health", "/ping"})
 _MODELS = "/v1/models"
 
-_Handler = Callable[[Exchange, str], Awaitable[None]]
+_Handler = Callable[[Exchange, Caller], Awaitable[None]]
 
 
 class App:
@@ -127,12 +127,12 @@ class App:
         route = exchange.path
         try:
             route, handler = self._find(exchange)
-            tenant = ""
+            caller = ANYONE
             if self._only_local:
                 check_host_header(exchange.header("host"))
             if route not in _OPEN_PATHS:
-                tenant = self._keys.tenant_of(exchange.header("authorization"))
-            await handler(exchange, tenant)
+                caller = self._keys.caller_of(exchange.header("authorization"))
+            await handler(exchange, caller)
         except StepwellError as error:
             await self._refuse(exchange, error)
         except Exception:
@@ -166,20 +166,20 @@ class App:
         write = asyncio.create_task(exchange.reply_error(error, retry_after=seconds))
         await last_words(write)
 
-    async def _health(self, exchange: Exchange, tenant: str) -> None:
+    async def _health(self, exchange: Exchange, caller: Caller) -> None:
         if not self.engine.healthy:
             raise EngineStopped("the engine takes no requests.")
         await exchange.reply_json({"status": "ok"})
 
-    async def _metrics(self, exchange: Exchange, tenant: str) -> None:
+    async def _metrics(self, exchange: Exchange, caller: Caller) -> None:
         page = self.metrics.render(await self.engine.stats())
         headers = ((b"content-type", CONTENT_TYPE.encode()),)
         await exchange.reply(page, status=200, content_headers=headers)
 
-    async def _models(self, exchange: Exchange, tenant: str) -> None:
+    async def _models(self, exchange: Exchange, caller: Caller) -> None:
         await exchange.reply_json({"object": "list", "data": [self._card()]})
 
-    async def _model(self, exchange: Exchange, tenant: str) -> None:
+    async def _model(self, exchange: Exchange, caller: Caller) -> None:
         wanted = exchange.path.removeprefix(_MODELS + "/")
         name = self.engine.info.name
         if wanted != name:
@@ -200,15 +200,16 @@ class App:
             "max_model_len": info.max_model_len,
         }
 
-    async def _generate(self, exchange: Exchange, tenant: str, *, kind: Kind | None) -> None:
+    async def _generate(self, exchange: Exchange, caller: Caller, *, kind: Kind | None) -> None:
         """Admit, read, tokenize, generate, reply."""
         now = time.monotonic()
+        tenant = caller.tenant
         self._limiter.admit(tenant, resource=Resource.REQUESTS, amount=1, now=now)
         if self._in_flight >= self._max_in_flight:
             raise QueueFull(f"{self._in_flight} requests are in flight.", hint="Try again later.")
         self._in_flight += 1
         try:
-            job = await self._read_job(exchange, kind, tenant, now)
+            job = await self._read_job(exchange, kind, caller, now)
             self._limiter.admit(tenant, resource=Resource.TOKENS, amount=job.prompt_tokens, now=now)
             await answer(
                 exchange,
@@ -221,7 +222,7 @@ class App:
             self._in_flight -= 1
 
     async def _read_job(
-        self, exchange: Exchange, kind: Kind | None, tenant: str, now: float
+        self, exchange: Exchange, kind: Kind | None, caller: Caller, now: float
     ) -> Job:
         timeout = self._settings.request_timeout or None
         try:
@@ -230,11 +231,11 @@ class App:
         except TimeoutError as error:
             raise RequestTimeout("the body did not arrive in time.") from error
         if len(body) <= _INLINE_BYTES:
-            return self._prepare(body, kind, tenant, now)
+            return self._prepare(body, kind, caller, now)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._preparers, self._prepare, body, kind, tenant, now)
+        return await loop.run_in_executor(self._preparers, self._prepare, body, kind, caller, now)
 
-    def _prepare(self, body: bytes, kind: Kind | None, tenant: str, now: float) -> Job:
+    def _prepare(self, body: bytes, kind: Kind | None, caller: Caller, now: float) -> Job:
         """Bytes -> Job. Runs on the event loop or on a thread."""
         fields = parse_json(body)
         try:
@@ -243,7 +244,7 @@ class App:
                 kind=kind or kind_of(fields),
                 info=self.engine.info,
                 tokenizer=self.engine.tokenizer,
-                tenant=tenant,
+                caller=caller,
                 now=now,
             )
         except RecursionError as error:

@@ -1,4 +1,4 @@
-"""API keys and the tenants they stand for.
+"""API keys, the tenants they stand for, and the workload class that a key may carry.
 
 Only SHA-256 digests of keys are kept, so a key cannot reach a log or a traceback from here.
 A tenant's name salts the prefix cache: two tenants never share cached tokens.
@@ -9,53 +9,69 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell.base.config import ServerConfig
 from stepwell.base.errors import ConfigError, Unauthorized
+from stepwell.base.hierarchy import WorkloadClass
 from stepwell.server.errors import UntrustedHost
 
-OPEN_TENANT = ""
-"""The one tenant of a server without keys."""
+_WORKLOAD = "workload="
+_FORM = "Write `tenant:key`, or a key alone; ` workload=batch` may follow."
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a request comes from. `workload`: of requests that name none; None: inferred."""
+
+    tenant: str
+    workload: WorkloadClass | None = None
+
+
+ANYONE = Caller("")
+"""Everyone, to a server without keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     digest: bytes
-    tenant: str
+    caller: Caller
 
 
 class KeyRing:
-    """Known keys. Without any, everyone is the open tenant."""
+    """Known keys, from lines by the place where they were written. Without any, everyone is
+    ANYONE. Raises ConfigError for a line that is no entry; the message holds no key."""
 
-    def __init__(self, entries: tuple[str, ...]) -> None:
-        self._entries = tuple(_parse(entry) for entry in entries)
+    def __init__(self, entries: Mapping[str, str]) -> None:
+        self._entries = tuple(_parse(text, where=where) for where, text in entries.items())
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def tenants(self) -> frozenset[str]:
         """Names of all tenants."""
-        return frozenset(entry.tenant for entry in self._entries) or frozenset({OPEN_TENANT})
+        names = frozenset(entry.caller.tenant for entry in self._entries)
+        return names or frozenset({ANYONE.tenant})
 
-    def tenant_of(self, authorization: str | None) -> str:
-        """Tenant of an `Authorization` header. Compares with every key, each in constant time.
+    def caller_of(self, authorization: str | None) -> Caller:
+        """Of an `Authorization` header. Compares with every key, each in constant time.
 
         Raises Unauthorized.
         """
         if not self._entries:
-            return OPEN_TENANT
+            return ANYONE
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthorized(
                 "no API key was given.", hint="Send the header `Authorization: Bearer KEY`."
             )
         digest = _digest(key.strip())
-        found: str | None = None
+        found: Caller | None = None
         for entry in self._entries:
             if hmac.compare_digest(entry.digest, digest):
-                found = entry.tenant
+                found = entry.caller
         if found is None:
             raise Unauthorized("the API key is not known.", hint="Check the key.")
         return found
@@ -64,9 +80,9 @@ class KeyRing:
 def load_keys(config: ServerConfig) -> KeyRing:
     """Keys of `server.api_keys` and of `server.api_keys_file` (`#` starts a comment line).
 
-    Raises ConfigError for a file that cannot be read or holds no key.
+    Raises ConfigError for an entry that cannot be read, or a file that cannot be or holds no key.
     """
-    entries = list(config.api_keys)
+    entries = {f"server.api_keys, entry {n}": text for n, text in enumerate(config.api_keys, 1)}
     if config.api_keys_file:
         try:
             text = Path(config.api_keys_file).read_text(encoding="utf-8")
@@ -75,16 +91,19 @@ def load_keys(config: ServerConfig) -> KeyRing:
                 f"cannot read server.api_keys_file {config.api_keys_file}: {error.strerror}.",
                 param="server.api_keys_file",
             ) from error
-        lines = [line.strip() for line in text.splitlines()]
-        found = [line for line in lines if line and not line.startswith("#")]
+        found = {
+            f"{config.api_keys_file}, line {number}": line
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip() and not line.strip().startswith("#")
+        }
         if not found:
             raise ConfigError(
                 f"server.api_keys_file {config.api_keys_file} holds no key.",
-                hint="Write one `tenant:key` a line.",
+                hint=f"One entry a line. {_FORM}",
                 param="server.api_keys_file",
             )
-        entries += found
-    return KeyRing(tuple(entries))
+        entries |= found
+    return KeyRing(entries)
 
 
 def is_loopback(host: str) -> bool:
@@ -122,16 +141,31 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", errors="surrogateescape")).digest()
 
 
-def _parse(entry: str) -> _Entry:
-    """`tenant:key`, or a key alone, whose tenant is named after its digest."""
-    tenant, separator, key = entry.strip().partition(":")
+def _parse(text: str, *, where: str) -> _Entry:
+    """`tenant:key`, or a key alone, whose tenant is named after its digest; then perhaps
+    ` workload=CLASS`."""
+    tenant, separator, rest = text.strip().partition(":")
+    words = (rest if separator else tenant).split()
+    key = words[0] if words else ""
     if not separator:
-        key = tenant
         tenant = f"key-{_digest(key).hex()[:12]}"
-    if not tenant or not key:
-        raise ConfigError(
-            "an API key entry is empty.",
-            hint="Write `tenant:key`, or a key alone.",
-            param="server.api_keys",
-        )
-    return _Entry(digest=_digest(key), tenant=tenant)
+    if not tenant or not key or key.startswith(_WORKLOAD):
+        raise _bad_entry(where, "is empty")
+    if len(words) > 2 or not all(word.startswith(_WORKLOAD) for word in words[1:]):
+        raise _bad_entry(where, "has more than a key and its workload")
+    return _Entry(_digest(key), Caller(tenant, _workload(words[1:], where=where)))
+
+
+def _workload(words: Sequence[str], *, where: str) -> WorkloadClass | None:
+    if not words:
+        return None
+    name = words[0].removeprefix(_WORKLOAD)
+    for kind in WorkloadClass:
+        if kind.value == name:
+            return kind
+    valid = ", ".join(kind.value for kind in WorkloadClass)
+    raise _bad_entry(where, f"has the workload {name!r}", hint=f"Valid: {valid}.")
+
+
+def _bad_entry(where: str, what: str, *, hint: str = _FORM) -> ConfigError:
+    return ConfigError(f"{where}: the entry {what}.", hint=hint, param="server.api_keys")

@@ -16,6 +16,7 @@ from typing import Any
 from stepwell.base.errors import BodyTooLarge, InvalidParameter, RequestError, UnknownModel
 from stepwell.base.request import GenerationRequest
 from stepwell.base.sampling import SamplingParams
+from stepwell.server.auth import ANYONE, Caller
 from stepwell.server.context import CONTEXT_FIELDS, read_context
 from stepwell.server.fields import Fields, check_text
 from stepwell.server.messages import read_messages
@@ -128,10 +129,11 @@ def prepare(
     kind: Kind,
     info: ModelInfoLike,
     tokenizer: TokenizerLike,
-    tenant: str = "",
+    caller: Caller = ANYONE,
     now: float | None = None,
 ) -> Job:
-    """Check and tokenize a body. `now`: arrival on the monotonic clock. Raises RequestError."""
+    """Check and tokenize a body. `caller`: by its key; what the body says goes before what the key
+    says. `now`: arrival on the monotonic clock. Raises RequestError."""
     fields = Fields(body)
     _check_names(fields, kind)
     if "model" in fields and fields.string("model", "") != info.name:
@@ -157,9 +159,9 @@ def prepare(
             sampling=sampling,
             arrival=time.monotonic() if now is None else now,
             priority=fields.integer("priority", 0) or 0,
-            tenant=tenant,
+            tenant=caller.tenant,
             session_id=context.session_id,
-            workload=context.workload,
+            workload=context.workload or caller.workload,
             ttl=context.ttl,
             pin=context.pin,
             store=context.store,
