@@ -10,12 +10,13 @@ import pytest
 from stepwell.evaluate.codec_bench import Sample, load_sample, run
 
 ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def sample() -> Sample:
     """A prompt of 512 tokens."""
-    return load_sample(ROOT / "models" / "house", [ROOT / "docs" / "glossary.md"], blocks=32)
+    return load_sample(ROOT / "models" / "house", TEXT, blocks=32)
 
 
 def test_figures(sample: Sample) -> None:
@@ -30,4 +31,4 @@ def test_figures(sample: Sample) -> None:
 
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(ValueError, match="tokens"):
-        load_sample(ROOT / "models" / "house", [ROOT / "Makefile"], blocks=200)
+        load_sample(ROOT / "models" / "house", "too short", blocks=200)

@@ -14,6 +14,7 @@ import typer
 from stepwell.base.config import describe_settings
 from stepwell.base.errors import ConfigError, unknown_name
 from stepwell.cli import options
+from stepwell.cli.bench_codec import codec
 from stepwell.cli.bench_hierarchy import hierarchy
 from stepwell.cli.output import moving_line, note, print_table
 
@@ -45,6 +46,7 @@ def bench() -> None:
 
 
 app.command()(hierarchy)
+app.command()(codec)
 
 
 @app.command()

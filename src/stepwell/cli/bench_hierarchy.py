@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepwell.base.errors import ConfigError, unknown_name
+from stepwell.cli.bench_result import result_document
 from stepwell.cli.output import moving_line, print_table
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def hierarchy(
     else:
         folder = house_folder() if model == "house" else Path(model)
     sizes: dict[str, Any] = {
-        "repeats": 3, "sick": 3, "sick_exact": False,
-        "sick_prompt": 2048, "brain": BrainScale(sessions=10_000),
+        "repeats": 3, "sick": 3, "sick_compared": 2, "sick_prompt": 2048,
+        "brain": BrainScale(sessions=10_000),
     }  # fmt: skip
     sizes = sizes if quick else {"chats": ChatLoad(), "kill_server": True, "sick": 30}
     options = HierarchyOptions(
@@ -71,7 +72,7 @@ def hierarchy(
     )
     with moving_line() as say:
         result = run_hierarchy_bench(options, say=say)
-    document = _document(result, model=model, quick=quick)
+    document = result_document(result, model=model, quick=quick)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -92,23 +93,6 @@ def _sections(text: str) -> tuple[Section, ...]:
             message, hint = unknown_name("part", name, known)
             raise ConfigError(message, hint=hint, param="only")
     return tuple(section for section in Section if section.value in names)
-
-
-def _document(result: dict[str, Any], *, model: str, quick: bool) -> dict[str, Any]:
-    import platform
-    import shlex
-    import sys
-    from datetime import UTC, datetime
-
-    from stepwell.hardware.machine import read_machine
-
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "stepwell " + shlex.join(sys.argv[1:]),
-        "machine": read_machine().as_dict() | {"host_python": platform.python_version()},
-        "model": model,
-        "quick": quick,
-    } | result
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -1,16 +1,12 @@
 """How fast and how small codecs are on real K,V, one thread, zlib level 6 beside them.
 
-    python -m stepwell.evaluate.codec_bench [--model models/house] [--rounds 15] [--text FILE ...]
-
 `lossless`, `entropy` and `casts` are the pieces; each runs its contestants in turn, round by round,
 and gives medians. Speeds are GB/s (10^9) of the raw side: the bytes of K,V that go in or come out,
-2 for each symbol of the entropy coder. The last line of the command is one JSON object.
+2 for each symbol of the entropy coder.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -121,16 +117,19 @@ def casts(sample: Sample, *, rounds: int) -> Figures:
     return found
 
 
-def run(sample: Sample, *, rounds: int) -> Figures:
-    """All pieces. Sets malloc as serving does."""
+PIECES = (lossless, entropy_coder, casts)
+
+
+def run(
+    sample: Sample, *, rounds: int, pieces: Sequence[Callable[..., Figures]] = PIECES
+) -> Figures:
+    """These pieces. Sets malloc as serving does."""
     keep_freed_memory()
-    pieces = (lossless, entropy_coder, casts)
     return {name: value for piece in pieces for name, value in piece(sample, rounds=rounds).items()}
 
 
-def load_sample(model: Path, texts: Sequence[Path], *, blocks: int = 128) -> Sample:
-    """K,V of a prompt made of these texts."""
-    text = "".join(path.read_text(encoding="utf-8") for path in texts)
+def load_sample(model: Path, text: str, *, blocks: int = 128) -> Sample:
+    """K,V of a prompt with this text."""
     shape, numbers = model_blocks(model, text, blocks=blocks)
     return Sample(shape=shape, numbers=numbers)
 
@@ -192,20 +191,3 @@ def _counts(symbols: np.ndarray, contexts: np.ndarray) -> np.ndarray:
         np.bincount(symbols[:, contexts == c].ravel(), minlength=256) for c in range(_CONTEXTS)
     ]
     return np.stack(counts)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("models/house"))
-    parser.add_argument("--text", type=Path, nargs="+", default=sorted(Path("docs").glob("*.md")))
-    parser.add_argument("--rounds", type=int, default=15)
-    chosen = parser.parse_args(arguments)
-    figures = run(load_sample(chosen.model, chosen.text), rounds=chosen.rounds)
-    for name, value in figures.items():
-        print(f"{name:36} {value:.4g}")
-    print(json.dumps({name: round(value, 5) for name, value in figures.items()}))
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,9 @@ from stepwell.codec.kvtc.matrix import Precision
 from stepwell.codec.kvtc.paper import Order
 from stepwell.evaluate.codec_measure import Energy, Point, coding_of, measure, plane_step_at
 from stepwell.evaluate.codec_paper import Paper
-from stepwell.evaluate.codec_prepare import Bench, note
+from stepwell.evaluate.codec_prepare import Bench
+
+Say = Callable[[str], None]
 
 
 def apart_at(
@@ -58,11 +60,11 @@ def joint_at(
 
 @dataclass(frozen=True)
 class Contestants:
-    """The paper's codec and ours, keys and values apart and together."""
+    """The paper's codec and ours, keys and values together and (None: left out) apart."""
 
     paper: Paper
-    apart: Calibration
     joint: Calibration
+    apart: Calibration | None
 
 
 @dataclass(frozen=True)
@@ -75,30 +77,35 @@ class Variants:
 
 
 class Clock:
-    """Seconds that each training took, by name."""
+    """Seconds that each training took, by name. `say`: progress."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say) -> None:
+        self.say = say
         self.seconds: dict[str, float] = {}
 
     def timed(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` makes."""
+        self.say(f"training: {name}")
         began = time.perf_counter()
         made = make()
         self.seconds[name] = round(time.perf_counter() - began, 2)
-        note(f"trained {name} in {self.seconds[name]} s")
         return made
 
 
 _APART: dict[str, Any] = {"joint": False, "precision": Precision.FLOAT16}
 
 
-def train_contestants(bench: Bench, clock: Clock) -> Contestants:
-    """Paper's and ours."""
+def train_contestants(
+    bench: Bench, clock: Clock, *, least_ratio: float, paper_sample: int, rungs: int, apart: bool
+) -> Contestants:
+    """Paper's and ours. `paper_sample`: tokens its errors are measured on; `least_ratio`: the least
+    that its programme is asked for; `rungs`: of our ladders."""
     arguments = (bench.gathered, bench.keys, bench.values)
+    sizes: dict[str, Any] = {"least_ratio": least_ratio, "sample": paper_sample}
     return Contestants(
-        paper=clock.timed("paper", lambda: Paper.train(*arguments)),
-        apart=clock.timed("apart", lambda: bench.train(**_APART)),
-        joint=clock.timed("joint", lambda: bench.train(joint=True, precision=Precision.INT8)),
+        paper=clock.timed("paper", lambda: Paper.train(*arguments, **sizes)),
+        joint=clock.timed("joint", lambda: bench.train(joint=True, rungs=rungs)),
+        apart=clock.timed("apart", lambda: bench.train(**_APART, rungs=rungs)) if apart else None,
     )
 
 
@@ -128,32 +135,34 @@ def ratio_row(
         (*trained.paper.point(chunks, energy, ratio=ratio, order=order), order) for order in Order
     ]
     goal, key_bytes, value_bytes, order = min(tries, key=lambda found: found[0].bytes)
-    apart, (our_keys, our_values) = apart_at(trained.apart, chunks, energy, goal)
     joint = joint_at(trained.joint, chunks, energy, goal, each=True)
-    total = joint_at(trained.joint, chunks, energy, goal, each=False)
     row: dict[str, Any] = {
         "nominal_ratio": ratio,
         "paper": goal.as_dict()
         | {"key_bytes": round(key_bytes, 3), "value_bytes": round(value_bytes, 3)}
         | {"order": order.value, "plans": trained.paper.describe(ratio)},
         "paper_bytes_by_order": {o.value: round(p.bytes, 3) for p, _, _, o in tries},
-        "kvtc_apart": apart.as_dict()
-        | {"key_bytes": round(our_keys, 3), "value_bytes": round(our_values, 3)},
         "kvtc_joint_each_error": joint.as_dict(),
-        "kvtc_joint_total_error": total.as_dict(),
-        "paper_over_kvtc": {
+        "paper_over_kvtc": {"both_joint": round(goal.bytes / joint.bytes, 3)},
+    }
+    if trained.apart is not None:
+        apart, (our_keys, our_values) = apart_at(trained.apart, chunks, energy, goal)
+        total = joint_at(trained.joint, chunks, energy, goal, each=False)
+        row["kvtc_apart"] = apart.as_dict() | {
+            "key_bytes": round(our_keys, 3),
+            "value_bytes": round(our_values, 3),
+        }
+        row["kvtc_joint_total_error"] = total.as_dict()
+        row["paper_over_kvtc"] |= {
             "keys_apart": round(key_bytes / our_keys, 3),
             "values_apart": round(value_bytes / our_values, 3),
             "both_apart": round(goal.bytes / apart.bytes, 3),
-            "both_joint": round(goal.bytes / joint.bytes, 3),
             "both_joint_total_error": round(goal.bytes / total.bytes, 3),
-        },
-    }
+        }
     if variants is not None:
         row["variants"] = _variants(
             trained, variants, chunks, energy, ratio=ratio, goal=goal, order=order
         )
-    note(f"{ratio}x: {row['paper_over_kvtc']}")
     return row
 
 

@@ -18,8 +18,6 @@ from stepwell.codec.kvtc.train import Gatherer
 from stepwell.codec.kvtc.transform import Basis, fit_basis
 from stepwell.evaluate.codec_measure import Energy, Point, measure
 
-LEAST_RATIO = 4.0
-_SAMPLE = 2048
 Deflate = Callable[[bytes], bytes]
 
 
@@ -46,9 +44,17 @@ class Paper:
 
     @classmethod
     def train(
-        cls, gathered: Gatherer, keys: RowLayout, values: RowLayout, *, group_layers: int = 0
+        cls,
+        gathered: Gatherer,
+        keys: RowLayout,
+        values: RowLayout,
+        *,
+        group_layers: int = 0,
+        least_ratio: float = 4.0,
+        sample: int = 2048,
     ) -> Paper:
-        """`group_layers`: layers of a transform, 0 for all (as in the paper)."""
+        """`group_layers`: layers of a transform, 0 for all (as in the paper). `least_ratio`: the
+        least that plans are asked for; `sample`: tokens on which blocks' errors are measured."""
         sides, start = [], 0
         for layout in (keys, values):
             stop = start + layout.width
@@ -56,8 +62,8 @@ class Paper:
             basis = fit_basis(
                 gathered.moments.part(start, stop), groups=groups, precision=Precision.FLOAT16
             )
-            rows = gathered.sample.rows()[:_SAMPLE, start:stop]
-            budget = budget_bits(width=layout.width, ratio=LEAST_RATIO)
+            rows = gathered.sample.rows()[:sample, start:stop]
+            budget = budget_bits(width=layout.width, ratio=least_ratio)
             programme = Programme(measure_blocks(basis.forward(rows)), budget=budget)
             sides.append(PaperSide(start, stop, basis, programme))
             start = stop

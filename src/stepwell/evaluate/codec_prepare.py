@@ -58,8 +58,9 @@ class Bench:
         return found
 
 
-def prepare(model: str, *, rows: tuple[int, int, int], seed: int) -> Bench:
-    """Load the model and run the calibration texts through it."""
+def prepare(model: str, *, rows: tuple[int, int, int], seed: int, sample: int) -> Bench:
+    """Load the model and run the calibration texts through it. `rows`: texts for calibration,
+    measuring and recall; `sample`: calibration tokens kept to train the ladder on."""
     folder = find_checkpoint(model)
     config = ModelConfig(path=model)
     loaded = load_model(
@@ -69,13 +70,8 @@ def prepare(model: str, *, rows: tuple[int, int, int], seed: int) -> Bench:
     assert loaded.tokenizer is not None
     encode = partial(loaded.tokenizer.encode, special_tokens=False)
     sets = make_sets(encode, first=1, length=ROW_TOKENS, rows=rows, seed=seed)
-    gathered = Gatherer.of(width=keys.width + values.width)
+    gathered = Gatherer.of(width=keys.width + values.width, sample=sample)
     for tokens in sets.calibration:
         recorded = record(loaded, tokens, keys=keys, values=values)
         gathered.add(recorded.rows[SINK_TOKENS:])
     return Bench(loaded, keys, values, sets, gathered)
-
-
-def note(text: str) -> None:
-    """A line of progress."""
-    print(text, flush=True)
