@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 NO_ROW = -1
 TIERS = 4
 _MAX_COUNT = 0xFFFF
+_ROWS_AT_ONCE = 1024
 
 
 class ChunkTable:
@@ -77,7 +78,9 @@ class ChunkTable:
         self, key: bytes, *, parent: int, position: int, tenant: int, kind: int, now: float
     ) -> int:
         """A new row for a key that has none. `parent`: its row, or NO_ROW."""
-        row = self._free.pop() if self._free else self._append()
+        if not self._free:
+            self._grow()
+        row = self._free.pop()
         self.index[key] = row
         self.keys[row] = key
         self.parent[row], self.position[row] = parent, position
@@ -162,7 +165,8 @@ class ChunkTable:
         assert len(self.index) + len(self._free) == self.rows, "a row is lost"
         assert len(self._ghosts) <= self._max_ghosts, "too many ghosts"
 
-    def _append(self) -> int:
+    def _grow(self) -> None:
+        """More free rows, the lowest to be used first."""
         columns: tuple[array, ...] = (
             self.parent, self.position, self.children, self.where, self.arriving,
             self.reads, self.pins, self.returns, self.touched, self.session,
@@ -170,9 +174,9 @@ class ChunkTable:
             *self.size, *self.leaves,
         )  # fmt: skip
         for column in columns:
-            column.append(0)
-        self.keys.append(None)
-        return len(self.keys) - 1
+            column.frombytes(bytes(_ROWS_AT_ONCE * column.itemsize))
+        self._free.extend(range(self.rows + _ROWS_AT_ONCE - 1, self.rows - 1, -1))
+        self.keys.extend([None] * _ROWS_AT_ONCE)
 
     def _count_in_parent(self, row: int, tier: int, change: int) -> None:
         parent = self.parent[row]

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import llguidance
 import llguidance.hf
-import llguidance.torch
+import llguidance.numpy
+import numpy as np
+import torch
 
 from stepwell.base.errors import InvalidParameter
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# llguidance.torch compiles its mask with torch.compile: a second at import, more inside the first
+# request. Its numpy half fills the bits, and unpacking them is all that is left.
 
 
 class GrammarCompiler:
@@ -54,12 +59,14 @@ class GrammarMatcher:
     def __init__(self, matcher: Any, *, vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
-        self._bitmask = llguidance.torch.allocate_token_bitmask(1, vocab_size)
+        self._bitmask = llguidance.numpy.allocate_token_bitmask(1, vocab_size)
 
     def mask(self, scores: Tensor) -> None:
         """Set the scores [vocabulary] of tokens that cannot come next to -inf, in place."""
-        llguidance.torch.fill_next_token_bitmask(self._matcher, self._bitmask, 0)
-        llguidance.torch.apply_token_bitmask_inplace(scores.unsqueeze(0), self._bitmask)
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bitmask, 0)
+        bits = np.unpackbits(self._bitmask.view(np.uint8)[0], bitorder="little")
+        forbidden = torch.from_numpy(bits[: len(scores)] == 0)
+        scores.masked_fill_(forbidden.to(scores.device), float("-inf"))
 
     def accept(self, token_id: int) -> None:
         """Step over a token that was chosen under the mask."""

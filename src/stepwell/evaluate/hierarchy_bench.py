@@ -54,9 +54,9 @@ class Section(enum.Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HierarchyOptions:
     """`sections`: what to measure. `prompt`: tokens of a returning session. `repeats`: sessions for
-    each tier. `sick`: turns for each fault. `brain`: how many chunks and sessions the brain is
-    filled with. `chats`: None leaves the interleaved chats out. `kill_server`: also kill a real
-    server and start it again."""
+    each tier. `sick`: turns for each fault, `sick_compared`: those whose tokens are compared.
+    `brain`: how many chunks and sessions the brain is filled with. `chats`: None leaves the
+    interleaved chats out. `kill_server`: also kill a real server and start it again."""
 
     folder: Path
     sections: tuple[Section, ...] = tuple(Section)
@@ -64,7 +64,7 @@ class HierarchyOptions:
     repeats: int = 5
     sick: int = 12
     sick_prompt: int = 1024
-    sick_exact: bool = True  # else tokens are compared where speeds are: fewer engines
+    sick_compared: int = 6
     brain: BrainScale = field(default_factory=BrainScale)
     chats: ChatLoad | None = None
     kill_server: bool = False
@@ -129,7 +129,9 @@ def _sick(options: HierarchyOptions, say: Say) -> dict[str, Any]:
     )
     result: dict[str, Any] = {
         "sick": rows,
-        "wrong": sick_tokens(options.folder, prompt_tokens=options.sick_prompt, say=say),
+        "wrong": sick_tokens(
+            options.folder, turns=options.sick_compared, prompt_tokens=options.sick_prompt, say=say
+        ),
     }
     for quantile in ("p50", "p99"):
         ratios = [row[f"{quantile}_ratio"] for row in rows.values()]

@@ -30,7 +30,6 @@ FAULTS = {
     "stalls (30 %)": Faults(hang=0.3, hang_seconds=2.0, seed=1),
     "fails (30 %)": Faults(fail_read=0.3, fail_write=0.3, seed=2),
 }
-_TURNS_COMPARED = 6
 _HOST = "512MiB"
 
 
@@ -67,16 +66,17 @@ def sick_speeds(
     return rows
 
 
-def sick_tokens(folder: Path, *, prompt_tokens: int, say: Say) -> int:
-    """Tokens that a sick tier changes. In float32, where no rounding of a prompt computed in other
-    pieces reaches a token: every difference counts."""
+def sick_tokens(folder: Path, *, turns: int, prompt_tokens: int, say: Say) -> int:
+    """Tokens that a sick tier changes, `turns` replies for each fault, one engine for all faults.
+    In float32, where no rounding of a prompt computed in other pieces reaches a token: every
+    difference counts."""
     exact: dict[str, Any] = {"model__dtype": "float32"}
     off = LLM(str(folder), cache__pool="256MiB", **exact)
     wrong = 0
-    for name, faults in FAULTS.items():
-        say(f"tokens under a sick tier: {name}")
-        with _sick_llm(folder, faults, **exact) as (on, sick):
-            for number in range(_TURNS_COMPARED):
+    with _sick_llm(folder, Faults(), **exact) as (on, sick):
+        for name, faults in FAULTS.items():
+            say(f"tokens under a sick tier: {name}")
+            for number in range(turns):
                 prompt = random_prompt(off, prompt_tokens // 4, seed=2000 + number // 2)
                 _forget(off, sick, faults)
                 _forget(on, sick, faults)
