@@ -83,7 +83,7 @@ def measure(chunks: Sequence[Tensor], coding: Coding, energy: Energy) -> Point:
 def coding_of(calibration: Calibration, steps: Sequence[float]) -> Coding:
     """`kvtc` with these steps, one for each plane, through real bytes."""
     rungs = [rung_near(p, s) for p, s in zip(calibration.planes, steps, strict=True)]
-    heads = len(steps) * (4 + 20 + 8 + 32 * 4)  # length, chunk header, stream header, lane states
+    heads = 8 + len(steps) * (4 + 20 + 8 + 32 * 4)  # sum; length, both headers, lane states
 
     def run(rows: Tensor) -> tuple[int, int, Tensor]:
         data = calibration.encode_rows(rows, rungs=rungs, steps=steps)

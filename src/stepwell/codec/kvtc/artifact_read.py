@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepwell.codec.kvtc.allocation import Rung
+from stepwell.codec.kvtc.allocation import MAX_CONTEXTS, Rung
 from stepwell.codec.kvtc.calibration import Plane
 from stepwell.codec.kvtc.cells import OFFSETS
 from stepwell.codec.kvtc.container import Array, ArtifactError
@@ -135,7 +135,7 @@ def _read_ladder(
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_RUNGS:
         raise ArtifactError("a ladder has 1 to 255 rungs")
     coded_counts = [_whole(entry["coded"], 1, rank) for entry in entries]
-    context_counts = [_whole(entry["contexts"], 1, 1 << 16) for entry in entries]
+    context_counts = [_whole(entry["contexts"], 1, MAX_CONTEXTS) for entry in entries]
     coded_total, context_total = sum(coded_counts), sum(context_counts)
     shape = (context_total, SYMBOLS)
     frequencies = _shaped(arrays[prefix + "frequencies"], np.uint16, shape)

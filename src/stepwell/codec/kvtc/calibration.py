@@ -3,6 +3,9 @@
 A `Plane` is a set of features that are coded together: keys, values, or both. Both together is
 the better code where they share what they know (each layer makes its keys and its values from the
 same hidden state); apart, they can have budgets of their own.
+
+A chunk: for each plane 4 bytes of length and its coefficients' bytes (ours.py); then 8 bytes, the
+XXH3-64 of all before, little-endian. A chunk that was changed is refused before it is parsed.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import xxhash
 from torch import Tensor
 
 from stepwell.codec.kvtc.allocation import DEFAULT_PRICE, Rung
@@ -21,6 +25,7 @@ from stepwell.codec.kvtc.transform import Basis
 
 WEIGHTS_HASH_BYTES = 32
 _SIZE = struct.Struct("<I")
+_SUM = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,11 @@ class Calibration:
             coefficients = plane.basis.forward(rows[:, plane.start : plane.stop])
             data = plane.coder.encode(coefficients, rung=rung, step=step)
             parts += [_SIZE.pack(len(data)), data]
-        return b"".join(parts)
+        return sealed(b"".join(parts))
 
     def decode_rows(self, data: bytes | memoryview, *, tokens: int) -> Tensor:
         """The inverse, [tokens, width] float32. ValueError for bytes that are not such a chunk."""
-        view, parts = memoryview(data), []
+        view, parts = _unsealed(memoryview(data)), []
         for plane in self.planes:
             if len(view) < _SIZE.size:
                 raise ValueError("the chunk is cut off")
@@ -98,3 +103,15 @@ class Calibration:
         if len(view):
             raise ValueError("bytes after the chunk")
         return torch.cat(parts, dim=1)
+
+
+def sealed(body: bytes) -> bytes:
+    """A chunk with its checksum."""
+    return body + _SUM.pack(xxhash.xxh3_64_intdigest(body))
+
+
+def _unsealed(view: memoryview) -> memoryview:
+    body, checksum = view[: -_SUM.size], view[-_SUM.size :]
+    if len(checksum) < _SUM.size or bytes(checksum) != _SUM.pack(xxhash.xxh3_64_intdigest(body)):
+        raise ValueError("the chunk is damaged")
+    return body

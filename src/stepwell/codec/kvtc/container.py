@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 MAGIC = b"SWKVTC\r\n"
 VERSION = 1
 MAX_SECTIONS = 4096
-MAX_UNPACKED = 1 << 28  # bytes that a packed section may become
+MAX_UNPACKED = 1 << 28  # bytes that packed sections may become, all together
 _HEAD = struct.Struct("<8sHHI32sQ")
 _ENTRY = struct.Struct("<24sBBB5x4QQQQ")
 _SUM = struct.Struct("<Q")
@@ -119,7 +119,9 @@ def _read_table(view: memoryview) -> tuple[bytes, list[_Entry]]:
             raise ArtifactError("its sections do not follow one another")
         offset += entry.nbytes
         entries.append(entry)
-    if offset != size or len({entry.name for entry in entries}) != count:
+    unpacked = sum(entry.plain_bytes for entry in entries if entry.packed)
+    names = {entry.name for entry in entries}
+    if offset != size or len(names) != count or unpacked > MAX_UNPACKED:
         raise ArtifactError("its sizes do not add up")
     return bytes(weights), entries
 
@@ -135,7 +137,7 @@ def _parse_entry(view: memoryview, where: int) -> _Entry:
         raise ArtifactError("a section's name is not ASCII") from None
     dtype = np.dtype(_DTYPES[code]).newbyteorder("<")
     entry = _Entry(text, dtype, bool(packed), tuple(shape[:dims]), offset, nbytes, checksum)
-    if entry.plain_bytes > MAX_UNPACKED if packed else entry.plain_bytes != nbytes:
+    if not packed and entry.plain_bytes != nbytes:
         raise ArtifactError(f"section {text!r} is of another size than its shape")
     return entry
 
