@@ -33,13 +33,12 @@ from stepwell.evaluate.hierarchy_engine import (
     settle,
 )
 from stepwell.evaluate.hierarchy_restart import RestartResult, run_restart
-from stepwell.evaluate.hierarchy_sick import sick_speeds, sick_tokens
+from stepwell.evaluate.hierarchy_sick import SickEngines, sick_speeds, sick_tokens
 from stepwell.evaluate.local_redis import binary, serve_redis
 from stepwell.evaluate.page_cache import drop_page_cache
 from stepwell.evaluate.statistics import median
 
 Say = Callable[[str], None]
-_HOST = "512MiB"
 
 
 class Section(enum.Enum):
@@ -56,9 +55,12 @@ class HierarchyOptions:
     """`sections`: what to measure. `prompt`: tokens of a returning session. `repeats`: sessions for
     each tier. `sick`: turns for each fault, `sick_compared`: those whose tokens are compared.
     `brain`: how many chunks and sessions the brain is filled with. `chats`: None leaves the
-    interleaved chats out. `kill_server`: also kill a real server and start it again."""
+    interleaved chats out. `kill_server`: also kill a real server and start it again. `pool`,
+    `host`: bytes of the device pool and of the host tier, as in the settings."""
 
     folder: Path
+    pool: str = "256MiB"
+    host: str = "512MiB"
     sections: tuple[Section, ...] = tuple(Section)
     prompt: int = 2048
     repeats: int = 5
@@ -124,13 +126,12 @@ def _restores(options: HierarchyOptions, say: Say) -> dict[str, Any]:
 
 
 def _sick(options: HierarchyOptions, say: Say) -> dict[str, Any]:
-    rows = sick_speeds(
-        options.folder, turns=options.sick, prompt_tokens=options.sick_prompt, say=say
-    )
+    engines = SickEngines(folder=options.folder, pool=options.pool, host=options.host)
+    rows = sick_speeds(engines, turns=options.sick, prompt_tokens=options.sick_prompt, say=say)
     result: dict[str, Any] = {
         "sick": rows,
         "wrong": sick_tokens(
-            options.folder, turns=options.sick_compared, prompt_tokens=options.sick_prompt, say=say
+            engines, turns=options.sick_compared, prompt_tokens=options.sick_prompt, say=say
         ),
     }
     for quantile in ("p50", "p99"):
@@ -166,7 +167,7 @@ def _brain(options: HierarchyOptions, say: Say) -> dict[str, Any]:
 def _returning_sessions(options: HierarchyOptions, folder: Path, say: Say) -> dict[str, TierResult]:
     results: dict[str, TierResult] = {}
     say("host tier")
-    results["host"] = _one_tier(options, {"tiers__host": _HOST}, _nothing)
+    results["host"] = _one_tier(options, {"tiers__host": options.host}, _nothing)
     disk: dict[str, Any] = {"tiers__disk": str(folder / "disk"), "tiers__disk_capacity": "4GiB"}
     say("disk tier")
     results["disk"] = _one_tier(options, disk, lambda: drop_page_cache(folder / "disk"))
@@ -185,7 +186,7 @@ def _one_tier(
 ) -> TierResult:
     """Computed and restored in turn. The first session is a warm-up: the brain has measured
     nothing but its start-up probe until then."""
-    llm = LLM(str(options.folder), cache__pool="256MiB", **settings)
+    llm = LLM(str(options.folder), cache__pool=options.pool, **settings)
     result = TierResult()
     for number in range(options.repeats + 1):
         prompt = random_prompt(llm, options.prompt, seed=number)
@@ -213,7 +214,7 @@ def _after_restart(
     options: HierarchyOptions, settings: dict[str, Any], folder: Path, before: TierResult
 ) -> TierResult:
     """A new engine on the same folder meets the sessions of the old one."""
-    llm = LLM(str(options.folder), cache__pool="256MiB", **settings)
+    llm = LLM(str(options.folder), cache__pool=options.pool, **settings)
     drop_page_cache(folder)
     result = TierResult(computed=list(before.computed))
     for number in range(options.repeats + 1):

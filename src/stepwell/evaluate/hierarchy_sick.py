@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,43 @@ FAULTS = {
     "stalls (30 %)": Faults(hang=0.3, hang_seconds=2.0, seed=1),
     "fails (30 %)": Faults(fail_read=0.3, fail_write=0.3, seed=2),
 }
-_HOST = "512MiB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SickEngines:
+    """Engines without tiers and with a sick host tier, equal otherwise."""
+
+    folder: Path
+    pool: str
+    host: str
+
+    def off(self, **settings: Any) -> LLM:
+        """Without tiers."""
+        return LLM(str(self.folder), cache__pool=self.pool, **settings)
+
+    @contextmanager
+    def on(self, faults: Faults, **settings: Any) -> Iterator[tuple[LLM, list[FaultyTier]]]:
+        """Above a sick host tier, which is well again when it is closed: what still waits to be
+        stored would wait for each stall."""
+        made: list[FaultyTier] = []
+        llm = LLM(str(self.folder), wrap_tier=_wrap(faults, made), cache__pool=self.pool,
+                  tiers__host=self.host, **settings)  # fmt: skip
+        yield llm, made
+        for tier in made:
+            tier.faults = Faults()
+        llm.close()
 
 
 def sick_speeds(
-    folder: Path, *, turns: int, prompt_tokens: int, say: Say
+    engines: SickEngines, *, turns: int, prompt_tokens: int, say: Say
 ) -> dict[str, dict[str, float]]:
     """Sessions that return, with a sick host tier and without tiers, request by request.
     `other_tokens`: of the replies, by the rounding of a prompt that was restored in part."""
     rows: dict[str, dict[str, float]] = {}
-    off = LLM(str(folder), cache__pool="256MiB")
+    off = engines.off()
     for name, faults in FAULTS.items():
         say(f"sick tier: {name}")
-        with _sick_llm(folder, faults) as (on, sick):
+        with engines.on(faults) as (on, sick):
             times: dict[str, list[float]] = {"off": [], "on": []}
             other = 0
             for number in range(turns + 1):
@@ -66,14 +91,14 @@ def sick_speeds(
     return rows
 
 
-def sick_tokens(folder: Path, *, turns: int, prompt_tokens: int, say: Say) -> int:
+def sick_tokens(engines: SickEngines, *, turns: int, prompt_tokens: int, say: Say) -> int:
     """Tokens that a sick tier changes, `turns` replies for each fault, one engine for all faults.
     In float32, where no rounding of a prompt computed in other pieces reaches a token: every
     difference counts."""
     exact: dict[str, Any] = {"model__dtype": "float32"}
-    off = LLM(str(folder), cache__pool="256MiB", **exact)
+    off = engines.off(**exact)
     wrong = 0
-    with _sick_llm(folder, Faults(), **exact) as (on, sick):
+    with engines.on(Faults(), **exact) as (on, sick):
         for name, faults in FAULTS.items():
             say(f"tokens under a sick tier: {name}")
             for number in range(turns):
@@ -82,21 +107,6 @@ def sick_tokens(folder: Path, *, turns: int, prompt_tokens: int, say: Say) -> in
                 _forget(on, sick, faults)
                 wrong += differences(first_token(off, prompt)[1], first_token(on, prompt)[1])
     return wrong
-
-
-@contextmanager
-def _sick_llm(
-    folder: Path, faults: Faults, **settings: Any
-) -> Iterator[tuple[LLM, list[FaultyTier]]]:
-    """An engine above a sick host tier, which is well again when it is closed: what still waits to
-    be stored would wait for each stall."""
-    made: list[FaultyTier] = []
-    llm = LLM(str(folder), wrap_tier=_wrap(faults, made), cache__pool="256MiB",
-              tiers__host=_HOST, **settings)  # fmt: skip
-    yield llm, made
-    for tier in made:
-        tier.faults = Faults()
-    llm.close()
 
 
 def _wrap(faults: Faults, made: list[FaultyTier]) -> Callable[[TierName, Tier], Tier]:
