@@ -25,6 +25,7 @@ VERBS = (
     "simulate",
     "cache",
     "calibrate",
+    "evaluate",
     "config",
     "version",
 )
