@@ -115,7 +115,7 @@ def test_kvtc_s_bytes_are_the_calibration_s(subject: Subject, text: list[int]) -
         data = calibration.encode_rows(chunk, rungs=rungs, steps=steps)
         size += len(data)
         back.append(calibration.decode_rows(data, tokens=len(chunk)))
-    assert found.size == pytest.approx(size, rel=1e-3)  # products over other rows round otherwise
+    assert found.size == size
     restored = found.restored.rows(keys, values)[4:264]
     error = (restored - torch.cat(back)).norm() / torch.cat(back).norm()
     assert error < 0.01  # the cache is bfloat16

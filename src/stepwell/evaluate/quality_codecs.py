@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepwell.codec.buffers import total_bytes
 from stepwell.codec.kvtc.artifact import dump_calibration
-from stepwell.codec.kvtc.calibration import Calibration, Plane
+from stepwell.codec.kvtc.calibration import Calibration, Plane, sealed
 from stepwell.codec.kvtc.control import choice_for_ratio
 from stepwell.codec.kvtc.layout import RowLayout
 from stepwell.codec.kvtc.ours import HEADER
@@ -121,12 +121,16 @@ def _joined(chunks: Sequence[Snapshot]) -> Snapshot:
 
 
 class KvtcCodec:
-    """`kvtc` at a nominal ratio, by one calibration: what `Calibration.encode_rows` does, but all
-    ratios share the projection (whose rounding depends on how many rows are projected at once)."""
+    """`kvtc` at a nominal ratio, by one calibration: the bytes of `Calibration.encode_rows`, but
+    all ratios share the projection, and only coefficients that the ratio codes are turned back."""
 
     def __init__(self, calibration: Calibration, ratio: float) -> None:
         self._calibration = calibration
         self.choices = [choice_for_ratio(plane, ratio) for plane in calibration.planes]
+        self._back = [
+            plane.basis.trimmed(1 + int(plane.ladder[rung].coded.max(initial=0)))
+            for plane, (rung, _) in zip(calibration.planes, self.choices, strict=True)
+        ]
 
     @property
     def artifact_bytes(self) -> int:
@@ -134,22 +138,29 @@ class KvtcCodec:
         return len(dump_calibration(self._calibration))
 
     def run(self, context: Context, start: int, stop: int) -> Coded:
-        """Chunk by chunk; projected back at once."""
-        calibration, sides, size, side = self._calibration, [], 0, 0
-        rows = _rows(context, calibration.keys, calibration.values)
-        for plane, (rung, step) in zip(calibration.planes, self.choices, strict=True):
-            coefficients = _coefficients(context, plane, rows)
-            parts = []
-            for at in range(start, stop, CHUNK_TOKENS):
-                chunk = coefficients[at : min(at + CHUNK_TOKENS, stop)]
-                data = plane.coder.encode(chunk, rung=rung, step=step)
-                parts.append(plane.coder.decode(data, tokens=len(chunk)))
-                size += 4 + len(data)
+        """Chunk by chunk; turned back all at once."""
+        known = self._calibration
+        rows = _rows(context, known.keys, known.values)
+        planes = [_coefficients(context, plane, rows) for plane in known.planes]
+        decoded: list[list[Tensor]] = [[] for _ in planes]
+        size, side = 0, 0
+        for at in range(start, stop, CHUNK_TOKENS):
+            end, parts = min(at + CHUNK_TOKENS, stop), []
+            for number, (rung, step) in enumerate(self.choices):
+                coder = known.planes[number].coder
+                data = coder.encode(planes[number][at:end], rung=rung, step=step)
+                decoded[number].append(coder.decode(data, tokens=end - at))
+                parts += [len(data).to_bytes(4, "little"), data]
                 side += HEADER.size + _STREAM_FIXED
-            sides.append(plane.basis.backward(torch.cat(parts)))
-        restored = torch.cat(sides, dim=1)
-        return Coded(_scatter(context, calibration.keys, calibration.values, restored, start),
-                     size, side)  # fmt: skip
+            body = b"".join(parts)
+            chunk = sealed(body)
+            size, side = size + len(chunk), side + len(chunk) - len(body)
+        backs = [
+            basis.backward(torch.cat(found)[:, : basis.rank])
+            for basis, found in zip(self._back, decoded, strict=True)
+        ]
+        restored = _scatter(context, known.keys, known.values, torch.cat(backs, dim=1), start)
+        return Coded(restored, size, side)
 
 
 class PaperCodec:
