@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,13 @@ from stepwell.evaluate.quality_codecs import (
     restore,
 )
 from stepwell.evaluate.quality_fidelity import Fidelity
-from stepwell.evaluate.quality_model import Subject, held_out_tokens, open_subject
+from stepwell.evaluate.quality_model import Subject, Training, held_out_tokens, open_subject
 from stepwell.evaluate.quality_run import QualityOptions, evaluate_quality
-from stepwell.evaluate.quality_settings import Setting
+from stepwell.evaluate.quality_settings import Setting, make_settings
+from stepwell.evaluate.quality_tasks import LARGE_TASKS
+from stepwell.evaluate.shapes import house_folder
 from stepwell.model.rotary import row_layouts
+from tests.checkpoints import ARCHITECTURES, BASE
 
 LENGTH = 288
 
@@ -115,7 +119,7 @@ def test_kvtc_s_bytes_are_the_calibration_s(subject: Subject, text: list[int]) -
         data = calibration.encode_rows(chunk, rungs=rungs, steps=steps)
         size += len(data)
         back.append(calibration.decode_rows(data, tokens=len(chunk)))
-    assert found.size == size
+    assert found.size == pytest.approx(size, abs=15)  # rounding of a few levels, no checksum less
     restored = found.restored.rows(keys, values)[4:264]
     error = (restored - torch.cat(back)).norm() / torch.cat(back).norm()
     assert error < 0.01  # the cache is bfloat16
@@ -154,7 +158,8 @@ class Forgetful:
 
 def _options(settings: Sequence[Setting], **changes: Any) -> QualityOptions:
     sizes: dict[str, Any] = {"n": 60, "texts": 2, "length": LENGTH, "tasks": ("pairs", "codes")}
-    return QualityOptions(model="house", settings=tuple(settings), **(sizes | changes))
+    sizes |= {"model": "house"} | changes
+    return QualityOptions(settings=tuple(settings), **sizes)
 
 
 def test_a_codec_that_damages_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +209,30 @@ def test_the_command_writes_tables_json_and_pictures(tmp_path: Path) -> None:
     assert [row["codec"] for row in document["settings"]] == ["lossless", "int4"]
     assert document["settings"][0]["fidelity"]["kl_max"] == 0
     assert len(document["runs"]) == 2 and document["vanilla"]["recall"]["pairs"]["n"] == 4
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "qwen3"])
+def test_other_models_with_ruler_s_tasks(model_type: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = BASE | ARCHITECTURES[model_type]
+    settings |= {"vocab_size": 4096, "max_position_embeddings": 2048}
+    config = AutoConfig.for_model(model_type, **settings)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(house_folder() / name, tmp_path)
+    made = make_settings(["lossless", "int4", "kvtc"], [8], [4], [16])
+    document = evaluate_quality(
+        _options(made, model=str(tmp_path), n=8, texts=1, tasks=LARGE_TASKS,
+                 training=Training(tokens=2100, sample=1000, rungs=3)),
+        on_progress=lambda *_: None,
+    )  # fmt: skip
+    exact, int4, kvtc = document["settings"]
+    assert exact["fidelity"]["kl_max"] == 0 and exact["recall_all"]["lost"] == 0
+    assert int4["fidelity"]["kl_mean"] > 0 and kvtc["fidelity"]["kl_mean"] > 0
+    assert 3 < kvtc["bytes"]["ratio_coded"] < 12 and kvtc["bytes"]["artifact_bytes"] > 1000
+    assert set(document["vanilla"]["recall"]) == set(LARGE_TASKS)
+    assert document["verdicts"][0]["tasks"] == []  # a random model knows nothing
 
 
 @pytest.mark.parametrize(
