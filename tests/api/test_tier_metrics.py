@@ -104,7 +104,7 @@ def test_cache_stats_as_json(serve):
     assert report["tiers"]["disk"]["failures"] == 7
     assert report["restores"]["load"] == 3
     assert report["totals"]["restored_tokens"] == 640
-    assert report["shadow_hit_rates"] == {"0.5": 0.25}
+    assert report["shadow_hit_rates"] == {"lru": {"0.5": 0.25}}
 
 
 def test_cache_stats_of_a_server_without_tiers(serve):

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from stepwell.codec.kvtc.calibration import Calibration
+from stepwell.codec.kvtc.gather import Gatherer
 from stepwell.codec.kvtc.layout import LayerPart, RowLayout
 from stepwell.codec.kvtc.matrix import Precision
 from stepwell.codec.kvtc.rotary import Rotary
-from stepwell.codec.kvtc.train import Gatherer, TrainingOptions, train_calibration
+from stepwell.codec.kvtc.train import TrainingOptions, train_calibration
 
 DIM, HEADS, LAYERS = 8, 2, 2
 ROTARY = Rotary(inv_freq=(1.0, 0.3, 0.05, 0.01), scaling=1.25)

@@ -212,12 +212,14 @@ def test_headers_are_checked() -> None:
             plane.coder.decode(HEADER.pack(*wrong) + data[HEADER.size :], tokens=16)
 
 
-def test_low_precision_costs_little() -> None:
+def test_coded_matrices_cost_little() -> None:
     chunk = rows(1000, seed=57)
+    moments = Moments(WIDTH)
+    moments.add(rows(1500, seed=1))
+    exact = fit_basis(moments, precision=Precision.FLOAT32).trimmed(24)
+    coded = exact.coded(float(exact.variances[-1]) / 100)
     errors = []
-    for precision in (Precision.FLOAT32, Precision.INT8):
-        moments = Moments(WIDTH)
-        moments.add(rows(1500, seed=1))
-        basis = fit_basis(moments, precision=precision).trimmed(24)
+    for basis in (exact, coded):
         errors.append(float((basis.backward(basis.forward(chunk)) - chunk).square().sum()))
     assert errors[1] < errors[0] * 1.02
+    assert coded.groups[0].matrix.nbytes < exact.groups[0].matrix.nbytes

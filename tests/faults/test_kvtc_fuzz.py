@@ -119,7 +119,7 @@ def reseal_chunk(data: bytes) -> bytes:
 def calibrations() -> tuple[Calibration, ...]:
     return (
         calibration(joint=True),
-        calibration(joint=False, precision=Precision.INT8),
+        calibration(joint=False, precision=Precision.CODED),
     )
 
 

@@ -167,21 +167,3 @@ def test_the_verb_prints_each_policy_as_json(tmp_path):
     assert [run["policy"] for run in document["runs"]] == policies.split(",")
     assert all(run["block_hit_rate"] == 0.9 for run in document["runs"])
     assert all(run["saved_prefill_seconds"] > 0 for run in document["runs"])
-
-
-def test_shadows_foresee_what_twice_the_room_gives():
-    from stepwell.cache.shadow import ShadowCaches
-
-    source, keys = random.Random(5), [random.Random(i).randbytes(32) for i in range(20_000)]
-    shadows, real = ShadowCaches(5000), {size: [OrderedDict(), 0] for size in (2500, 5000, 10_000)}
-    for _ in range(60_000):
-        key = keys[min(len(keys) - 1, int(source.expovariate(1 / 4000)))]
-        shadows.use([key])
-        for size, entry in real.items():
-            entry[1] += key in entry[0]
-            entry[0][key] = None
-            entry[0].move_to_end(key)
-            if len(entry[0]) > size:
-                entry[0].popitem(last=False)
-    for result, (_, hits) in zip(shadows.results(), real.values(), strict=True):
-        assert result.hit_rate == pytest.approx(hits / 60_000, abs=0.12)

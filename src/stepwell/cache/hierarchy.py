@@ -109,7 +109,10 @@ class Hierarchy:
         )
         self._ledger = Ledger(self._books)
         room = sum(spec.capacity_bytes for spec in tiers) // chunk_bytes
-        self._shadows = ShadowCaches(room)
+        self._shadows = ShadowCaches(
+            room, live=self._store.table, forecast=self.forecast,
+            chunk_seconds=self._chunk_seconds,
+        )  # fmt: skip
         self._requests: dict[str, _Open] = {}
         self._lookups: dict[int, _Lookup] = {}
         self._unknown_reports = 0
@@ -168,7 +171,7 @@ class Hierarchy:
             self._probed(plan.spans[0].tier, now)
         if plan.mode is RestoreMode.SPLIT:
             orders.reverse()
-        self._shadows.use(request.keys)
+        self._shadows.begin(request.keys, now)
         note_returns(table, self.forecast, rows, now)
         self._store.touch(rows, now)
         self._requests[request.request_id] = _Open(session)
@@ -230,6 +233,7 @@ class Hierarchy:
         label_idle(self._store.table, self.forecast, rows, session, now=now)
         for row in rows:
             self._store.table.touched[row] = now
+        self._shadows.close(keys, now)
         self._placement.place(rows, device_chunks, kind=session.kind, now=now)
         if session.pin:
             self._pins.pin(rows, now, seconds=session.ttl)
@@ -279,6 +283,7 @@ class Hierarchy:
         """Re-count everything; raises AssertionError with what is wrong."""
         self._store.check()
         self._pins.check()
+        self._shadows.check()
 
     # --- inside -------------------------------------------------------------------------------
 

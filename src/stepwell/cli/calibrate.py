@@ -99,7 +99,8 @@ def _calibrate(source: Source, place: Path, wanted: Any, *, as_json: bool) -> No
         return
     _show([_row(**rate) for rate in report["rates"]], "Held-out text")
     print(
-        f"{report['tokens']:,} tokens, {format_seconds(report['seconds']['all_s'])}. "
+        f"{report['tokens']:,} tokens, {report['statistics']}, "
+        f"{format_seconds(report['seconds']['all_s'])}. "
         f"{place}: {format_bytes(size)}, {size / model_bytes:.1%} of the model in 16 bits."
     )
 

@@ -20,12 +20,13 @@ _OWN_LABELS = ("model_name", "engine")
 
 @dataclass(frozen=True, slots=True)
 class TierReport:
-    """`tiers`: by name, then by measure. `totals`: of all tiers. `shadows`: hit rate by scale."""
+    """`tiers`: by name, then by measure. `totals`: of all tiers. `shadows`: hit rate by
+    policy, then by scale."""
 
     tiers: Mapping[str, Mapping[str, float]]
     restores: Mapping[str, float]
     totals: Mapping[str, float]
-    shadows: Mapping[str, float]
+    shadows: Mapping[str, Mapping[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json`. Bytes, chunks, seconds and counts since the server's start."""
@@ -48,8 +49,12 @@ class TierReport:
         for name, value in self.totals.items():
             text = format_seconds(value) if "seconds" in name else f"{value:.0f}"
             shown.append((name.replace("_", " "), text))
-        for scale, rate in self.shadows.items():
-            shown.append((f"hit rate of LRU with {scale}x the room", f"{rate:.1%}"))
+        for policy, rates in self.shadows.items():
+            times = ", ".join(f"{scale}x" for scale in rates)
+            shown.append(
+                (f"hit rate of {policy} with {times} the room",
+                 ", ".join(f"{rate:.1%}" for rate in rates.values()))
+            )  # fmt: skip
         return shown
 
 
@@ -58,7 +63,7 @@ def read_report(page: str) -> TierReport:
     tiers: dict[str, dict[str, float]] = {}
     restores: dict[str, float] = {}
     totals: dict[str, float] = {}
-    shadows: dict[str, float] = {}
+    shadows: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             name = sample.name.removeprefix("stepwell_").removesuffix("_total")
@@ -69,7 +74,7 @@ def read_report(page: str) -> TierReport:
             elif name == "restore" and "mode" in labels:
                 restores[labels["mode"]] = sample.value
             elif name == "shadow_hit_rate":
-                shadows[labels["scale"]] = sample.value
+                shadows.setdefault(labels["policy"], {})[labels["scale"]] = sample.value
             elif not labels and name.startswith(("restore", "tier_")):
                 if not sample.name.endswith("_created"):
                     totals[name.removeprefix("tier_")] = sample.value

@@ -23,10 +23,12 @@ from torch import Tensor
 from stepwell.base.config import ModelConfig
 from stepwell.base.errors import ConfigError
 from stepwell.codec.kvtc.calibration import Calibration
+from stepwell.codec.kvtc.gather import Gatherer, SketchGatherer, gatherer
 from stepwell.codec.kvtc.layout import RowLayout
 from stepwell.codec.kvtc.statistics import SINK_TOKENS
-from stepwell.codec.kvtc.train import Gatherer, TrainingOptions, train_calibration
+from stepwell.codec.kvtc.train import TrainingOptions, runs_of, train_calibration
 from stepwell.evaluate.codec_text import library_texts
+from stepwell.hardware.machine import read_machine
 from stepwell.model.identity import Coverage, weights_manifest
 from stepwell.model.load import LoadedModel, find_checkpoint, load_model, read_hf_config
 from stepwell.model.record import record
@@ -46,13 +48,15 @@ OnProgress = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationOptions:
     """`texts`: UTF-8 files or folders of them; empty: Python's standard library. `tokens`: how many
-    to use; `length`: tokens of a piece, each seen from position 0."""
+    to use; `length`: tokens of a piece, each seen from position 0. `statistics_bytes`: room for
+    moments or sketches of them, default a third of the memory that is free."""
 
     model: str
     texts: tuple[Path, ...] = ()
     tokens: int = 65_536
     length: int = 1024 + SINK_TOKENS
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    statistics_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,7 @@ def calibrate(
     used = [piece for number, piece in enumerate(pieces) if (number + 1) % _HELD_OUT]
     if not held_out:
         raise _too_little(sum(map(len, pieces)), options)
-    gathered = Gatherer.of(width=source.keys.width + source.values.width)
+    gathered = _gatherer(source, options)
     for done, piece in enumerate(used):
         on_progress("texts through the model", done, len(used))
         gathered.add(source.rows(piece))
@@ -133,12 +137,27 @@ def calibrate(
     seconds["training_s"] = time.perf_counter() - began - seconds["texts_s"]
     rates = measure_rates(calibration, _chunks(source, held_out, on_progress))
     report = {
-        "tokens": gathered.moments.count,
+        "tokens": gathered.count,
+        "statistics": _described(gathered),
         "held_out_tokens": sum(map(len, held_out)) - SINK_TOKENS * len(held_out),
         "seconds": seconds | {"all_s": time.perf_counter() - began},
         "rates": [_as_dict(rate) for rate in rates],
     }
     return calibration, report
+
+
+def _gatherer(source: Source, options: CalibrationOptions) -> Gatherer | SketchGatherer:
+    memory = options.statistics_bytes
+    if memory is None:
+        memory = read_machine().memory_available // 3
+    runs = runs_of(source.keys, source.values, options.training)
+    return gatherer(widths=runs, memory=memory)
+
+
+def _described(gathered: Gatherer | SketchGatherer) -> str:
+    if isinstance(gathered, Gatherer):
+        return "exact moments"
+    return f"sketches of {gathered.rank} directions: moments would not fit into memory"
 
 
 def check(

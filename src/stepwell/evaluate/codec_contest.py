@@ -11,7 +11,6 @@ from torch import Tensor
 
 from stepwell.codec.kvtc.calibration import Calibration
 from stepwell.codec.kvtc.control import rung_near
-from stepwell.codec.kvtc.matrix import Precision
 from stepwell.codec.kvtc.paper import Order
 from stepwell.evaluate.codec_measure import Energy, Point, coding_of, measure, plane_step_at
 from stepwell.evaluate.codec_paper import Paper
@@ -92,7 +91,7 @@ class Clock:
         return made
 
 
-_APART: dict[str, Any] = {"joint": False, "precision": Precision.FLOAT16}
+_APART: dict[str, Any] = {"joint": False}
 
 
 def train_contestants(

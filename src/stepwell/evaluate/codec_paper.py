@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.codec.kvtc.gather import Gatherer
 from stepwell.codec.kvtc.layout import RowLayout
 from stepwell.codec.kvtc.matrix import Precision
 from stepwell.codec.kvtc.paper import BlockPlan, Order, PaperCoder
 from stepwell.codec.kvtc.paper_plan import Programme, budget_bits, measure_blocks
-from stepwell.codec.kvtc.train import Gatherer
 from stepwell.codec.kvtc.transform import Basis, fit_basis
 from stepwell.evaluate.codec_measure import Energy, Point, measure
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from stepwell.base.config import ModelConfig
 from stepwell.codec.kvtc.calibration import Calibration
+from stepwell.codec.kvtc.gather import Gatherer
 from stepwell.codec.kvtc.layout import RowLayout
 from stepwell.codec.kvtc.statistics import SINK_TOKENS
-from stepwell.codec.kvtc.train import Gatherer, TrainingOptions, train_calibration
+from stepwell.codec.kvtc.train import TrainingOptions, train_calibration
 from stepwell.evaluate.codec_measure import CHUNK_TOKENS
 from stepwell.evaluate.codec_text import TextSets, make_sets
 from stepwell.model.load import LoadedModel, find_checkpoint, load_model, read_hf_config

@@ -111,7 +111,7 @@ class TierPage:
     def _shadows(self, stats: HierarchyStats) -> Iterable[Metric]:
         rate = self._gauge(
             "shadow_hit_rate",
-            "Share of sampled chunk lookups that a cache of `scale` times this room would hit.",
+            "Share of sampled chunk lookups that `policy` would hit with `scale` times this room.",
             "policy",
             "scale",
         )

@@ -1,20 +1,33 @@
 """Placement policies of one tier: what is worth a place, and who goes first when room is needed.
 
 A policy orders the rows of one tier. It is told of inserts, touches and removals and answers with
-victims; it reads the chunk table and never writes it. Touches of one request come last chunk
+victims; it reads the rows' columns and never writes them. Touches of one request come last chunk
 first, so that a suffix is always older than its prefix. `Hierarchy` skips victims that are pinned
 or have children in the tier.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from stepwell.base.hierarchy import TierName
-from stepwell.cache.chunks import ChunkTable
 from stepwell.cache.forecast import Forecast
+
+
+class Columns(Protocol):
+    """What policies read of the rows, as `ChunkTable` has it. `nominal`: bytes of a chunk whose
+    size in the tier is still 0."""
+
+    nominal: int
+    keys: list[bytes | None]
+    position: array[int]
+    touched: array[float]
+    bucket: array[int]
+    priority: array[int]
+    size: list[array[int]]
 
 
 class Policy(Protocol):
@@ -61,7 +74,7 @@ class PolicyContext:
     """What a policy may read. `capacity`: of its tier, in chunks (0: no limit of ours).
     `chunk_seconds(position)`: seconds to recompute the chunk at that place of a chain."""
 
-    table: ChunkTable
+    table: Columns
     tier: TierName
     capacity: int
     chunk_seconds: Callable[[int], float]

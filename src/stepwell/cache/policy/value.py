@@ -120,7 +120,5 @@ class ValueDensity:
     def _rebuild(self, now: float) -> None:
         """Value all heads anew."""
         self._left, self._refreshes = 0, self._forecast.refreshes
-        fronts = [(label, row) for label, row in enumerate(self._lists.front) if row != NONE]
-        self._head = dict(fronts)
-        self._heads = [(self.value(row, now), label, row) for label, row in fronts]
+        self._heads = [(self.value(row, now), label, row) for label, row in self._head.items()]
         heapq.heapify(self._heads)

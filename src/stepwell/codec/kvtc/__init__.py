@@ -1,9 +1,10 @@
 """KVTC: transform coding of a chunk of K,V (arXiv:2511.01815), faithful and improved.
 
     rotary, layout       keys without their rotary turn; rows of all layers and heads
-    statistics           calibration in one streaming pass
+    statistics, gather   calibration in one streaming pass, exact or sketched
     metric               which errors count how much
-    matrix, transform    rows to decorrelated coefficients and back
+    matrix, matrix_code  projection matrices in few bits
+    transform            rows to decorrelated coefficients and back
     paper, paper_plan    `kvtc-paper`: the paper's quantiser, exact allocation, DEFLATE
     levels, cells        symbols and escapes; which interval becomes which level
     quantizer            one step, dead zone, price on bits, reconstruction

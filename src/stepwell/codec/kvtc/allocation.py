@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepwell.codec.kvtc.levels import SYMBOLS, fit_tables, to_symbols
+from stepwell.codec.kvtc.levels import count_symbols, fit_tables, to_symbols, zigzag
 from stepwell.codec.kvtc.quantizer import (
     QuantizerModel,
     fit_offsets,
@@ -41,6 +41,11 @@ class Rung:
     model: QuantizerModel
     bits: float
     error: float
+
+    @property
+    def reach(self) -> int:
+        """Leading coefficients that hold all coded ones."""
+        return int(self.coded[-1]) + 1 if len(self.coded) else 1
 
 
 def train_rung(
@@ -79,7 +84,7 @@ def train_ladder(coefficients: Tensor, *, steps: Sequence[float], price: float) 
 def symbol_counts(levels: Tensor, model: QuantizerModel) -> NDArray[np.int64]:
     """How often each symbol comes in each context, [contexts, 256]."""
     symbols = to_symbols(levels.numpy(), model.contexts, model.tables)
-    return _count(symbols, model.contexts, contexts=model.tables.contexts)
+    return count_symbols(symbols, model.contexts, count=model.tables.contexts)
 
 
 def _bits(levels: Tensor, model: QuantizerModel) -> float:
@@ -89,23 +94,11 @@ def _bits(levels: Tensor, model: QuantizerModel) -> float:
     return float((counts * costs).sum()) + 12.0 * escaped
 
 
-def _count(
-    symbols: NDArray[np.uint8], columns: NDArray[np.uint16], *, contexts: int
-) -> NDArray[np.int64]:
-    found = np.zeros((contexts, SYMBOLS), np.int64)
-    for context in range(contexts):
-        part = symbols[:, columns == context]
-        found[context] = np.bincount(part.reshape(-1), minlength=SYMBOLS)
-    return found
-
-
 def _fit(scaled: Tensor, levels: Tensor) -> QuantizerModel:
     """Contexts, tables and reconstruction for these levels."""
     contexts = assign_contexts(levels)
     count = int(contexts.max()) + 1 if len(contexts) else 1
-    small = levels.clamp(-SYMBOLS, SYMBOLS)
-    zigzag = torch.where(small > 0, 2 * small - 1, -2 * small).clamp(max=SYMBOLS - 1)
-    counts = _count(zigzag.numpy().astype(np.uint8), contexts, contexts=count)
+    counts = count_symbols(zigzag(levels.numpy()), contexts, count=count)
     offsets = fit_offsets(scaled, levels, contexts, count=count)
     return QuantizerModel(contexts, fit_tables(counts), offsets)
 

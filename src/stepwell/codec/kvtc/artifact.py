@@ -2,8 +2,10 @@
 
 Sections (container.py): `meta`, JSON; and for plane i and group j
 
-    i.mean [p] f32 · i.variances [r] f32 · i.g<j>.codes [w, r_j] · i.g<j>.scales [r_j] f32
-    i.g<j>.columns [r_j] u32 · i.root<h> f32, where there is a metric
+    i.mean [p] f32 · i.variances [r] f32 · i.g<j>.columns [r_j] u32
+    i.g<j>.codes [w, r_j] f16 or f32; or, where they are levels (matrix_code.py),
+    i.g<j>.steps [r_j] f32 · i.g<j>.streams u8 · i.g<j>.escapes u8 · i.g<j>.tables [steps, 256] u16
+    i.root<h> f32, where there is a metric
     i.frequencies [sum of contexts, 256] u16 · i.offsets [sum of contexts, 3] i16, 1/256 of a step
     i.contexts [sum of coded] u16 · i.coded [sum of coded] u32
 """
@@ -15,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from stepwell.codec.kvtc.allocation import Rung
 from stepwell.codec.kvtc.artifact_read import read_plane, read_row_layout
 from stepwell.codec.kvtc.calibration import Calibration, Plane
 from stepwell.codec.kvtc.container import Array, ArtifactError, read_sections, write_sections
 from stepwell.codec.kvtc.layout import RowLayout
+from stepwell.codec.kvtc.matrix import Precision, StoredMatrix
 
 MAX_META_BYTES = 1 << 22
 MAX_FILE_BYTES = 1 << 36
+_HEAVY = (".codes", ".streams", ".escapes", ".mean")  # what deflating would not shrink
 
 
 def dump_calibration(calibration: Calibration) -> bytes:
@@ -40,7 +43,7 @@ def dump_calibration(calibration: Calibration) -> bytes:
     }
     text = json.dumps(meta, sort_keys=True, allow_nan=False).encode()
     arrays = {"meta": np.frombuffer(text, np.uint8), **arrays}
-    light = frozenset(name for name in arrays if not name.endswith((".codes", ".mean")))
+    light = frozenset(name for name in arrays if not name.endswith(_HEAVY))
     return write_sections(arrays, weights=calibration.weights, packed=light)
 
 
@@ -116,9 +119,8 @@ def _write_plane(plane: Plane, prefix: str, arrays: dict[str, Array]) -> dict[st
     arrays[prefix + "variances"] = basis.variances.numpy()
     for number, group in enumerate(basis.groups):
         name = f"{prefix}g{number}."
-        arrays[name + "codes"] = group.matrix.codes.contiguous().numpy()
-        arrays[name + "scales"] = group.matrix.scales.to(torch.float32).numpy()
         arrays[name + "columns"] = group.columns.numpy().astype(np.uint32)
+        _write_matrix(group.matrix, name, arrays)
     metric = basis.metric
     for number, root in enumerate(() if metric is None else metric.roots):
         arrays[f"{prefix}root{number}"] = root.numpy()
@@ -130,12 +132,27 @@ def _write_plane(plane: Plane, prefix: str, arrays: dict[str, Array]) -> dict[st
         "price": plane.price,
         "total": basis.total,
         "groups": [
-            {"start": group.start, "precision": group.matrix.precision.value}
+            {
+                "start": group.start,
+                "width": group.stop - group.start,
+                "precision": group.matrix.precision.value,
+            }
             for group in basis.groups
         ],
         "metric": None if metric is None else list(metric.widths),
         "ladder": [_rung_meta(rung) for rung in plane.ladder],
     }
+
+
+def _write_matrix(matrix: StoredMatrix, name: str, arrays: dict[str, Array]) -> None:
+    if matrix.precision is not Precision.CODED:
+        arrays[name + "codes"] = matrix.codes.contiguous().numpy()
+        return
+    packed = matrix.packed
+    arrays[name + "steps"] = matrix.scales.numpy()
+    arrays[name + "streams"] = np.frombuffer(packed.streams, np.uint8)
+    arrays[name + "escapes"] = np.frombuffer(packed.escapes, np.uint8)
+    arrays[name + "tables"] = packed.frequencies
 
 
 def _write_ladder(ladder: tuple[Rung, ...], prefix: str, arrays: dict[str, Array]) -> None:

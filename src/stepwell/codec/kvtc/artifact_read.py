@@ -17,6 +17,7 @@ from stepwell.codec.kvtc.container import Array, ArtifactError
 from stepwell.codec.kvtc.layout import LayerPart, RowLayout
 from stepwell.codec.kvtc.levels import SYMBOLS, LevelTables
 from stepwell.codec.kvtc.matrix import Precision, StoredMatrix
+from stepwell.codec.kvtc.matrix_code import PackedLevels, unpack_levels
 from stepwell.codec.kvtc.metric import Metric
 from stepwell.codec.kvtc.quantizer import QuantizerModel
 from stepwell.codec.kvtc.rotary import Rotary
@@ -30,8 +31,9 @@ _WORST_CONDITION = 1e6
 _CODE_TYPES = {
     Precision.FLOAT32: np.float32,
     Precision.FLOAT16: np.float16,
-    Precision.INT8: np.int8,
 }
+_ROWS_AT_ONCE = 1024
+_NORMS = 0.7, 1.3  # rounding a matrix in few bits lengthens its columns a little
 
 
 def read_row_layout(entries: Any) -> RowLayout:
@@ -94,22 +96,39 @@ def _read_basis(entry: Any, prefix: str, arrays: dict[str, Array], *, width: int
 
 
 def _read_group(entry: Any, name: str, arrays: dict[str, Array]) -> BasisGroup:
+    width = _whole(entry["width"], 1, MAX_WIDTH)
+    columns = _shaped(arrays[name + "columns"], np.uint32, (None,))
+    if len(columns) > width or (np.diff(columns.astype(np.int64)) <= 0).any():
+        raise ArtifactError("a group's coefficients do not ascend, or exceed its features")
     precision = Precision(entry["precision"])
-    codes = _shaped(arrays[name + "codes"], _CODE_TYPES[precision], (None, None))
-    columns = _shaped(arrays[name + "columns"], np.uint32, (codes.shape[1],))
-    scales = _shaped(arrays[name + "scales"], np.float32, (codes.shape[1],))
-    matrix = StoredMatrix(precision, _tensor(codes), _tensor(scales))
-    group = BasisGroup(
+    matrix = _read_matrix(precision, name, arrays, shape=(width, len(columns)))
+    squares = torch.zeros(len(columns))
+    for start in range(0, width, _ROWS_AT_ONCE):
+        squares += matrix.codes[start : start + _ROWS_AT_ONCE].float().square().sum(0)
+    norms = squares.sqrt() * matrix.scales
+    if not bool(((norms > _NORMS[0]) & (norms < _NORMS[1])).all()):
+        raise ArtifactError("directions are not unit vectors")
+    return BasisGroup(
         start=_whole(entry["start"], 0, MAX_WIDTH),
         matrix=matrix,
         columns=torch.from_numpy(columns.astype(np.int64)),
     )
-    if codes.shape[1] > codes.shape[0]:
-        raise ArtifactError("more directions than features")
-    norms = matrix.dense().square().sum(0)
-    if not bool(((norms > 0.8) & (norms < 1.25)).all()):
-        raise ArtifactError("directions are not unit vectors")
-    return group
+
+
+def _read_matrix(
+    precision: Precision, name: str, arrays: dict[str, Array], *, shape: tuple[int, int]
+) -> StoredMatrix:
+    if precision is not Precision.CODED:
+        codes = _shaped(arrays[name + "codes"], _CODE_TYPES[precision], shape)
+        return StoredMatrix(precision, _tensor(codes), torch.ones(shape[1]))
+    steps = _shaped(arrays[name + "steps"], np.float32, (shape[1],))
+    packed = PackedLevels(
+        streams=_shaped(arrays[name + "streams"], np.uint8, (None,)).tobytes(),
+        escapes=_shaped(arrays[name + "escapes"], np.uint8, (None,)).tobytes(),
+        frequencies=_shaped(arrays[name + "tables"], np.uint16, (None, SYMBOLS)),
+    )
+    levels = unpack_levels(packed, steps, rows=shape[0])
+    return StoredMatrix(precision, torch.from_numpy(levels), _tensor(steps))
 
 
 def _read_metric(

@@ -83,14 +83,15 @@ class Calibration:
         parts = []
         steps = [None] * len(self.planes) if steps is None else steps
         for plane, rung, step in zip(self.planes, rungs, steps, strict=True):
-            coefficients = plane.basis.forward(rows[:, plane.start : plane.stop])
+            reach = plane.ladder[rung].reach
+            coefficients = plane.basis.forward(rows[:, plane.start : plane.stop], rank=reach)
             data = plane.coder.encode(coefficients, rung=rung, step=step)
             parts += [_SIZE.pack(len(data)), data]
         return sealed(b"".join(parts))
 
     def decode_rows(self, data: bytes | memoryview, *, tokens: int) -> Tensor:
         """The inverse, [tokens, width] float32. ValueError for bytes that are not such a chunk."""
-        view, parts = _unsealed(memoryview(data)), []
+        view, parts = unsealed(memoryview(data)), []
         for plane in self.planes:
             if len(view) < _SIZE.size:
                 raise ValueError("the chunk is cut off")
@@ -98,7 +99,8 @@ class Calibration:
             if size > len(view) - _SIZE.size:
                 raise ValueError("the chunk is cut off")
             part = view[_SIZE.size : _SIZE.size + size]
-            parts.append(plane.basis.backward(plane.coder.decode(part, tokens=tokens)))
+            coefficients = plane.coder.decode(part, tokens=tokens)
+            parts.append(plane.basis.backward(coefficients[:, : plane.ladder[part[1]].reach]))
             view = view[_SIZE.size + size :]
         if len(view):
             raise ValueError("bytes after the chunk")
@@ -110,7 +112,8 @@ def sealed(body: bytes) -> bytes:
     return body + _SUM.pack(xxhash.xxh3_64_intdigest(body))
 
 
-def _unsealed(view: memoryview) -> memoryview:
+def unsealed(view: memoryview) -> memoryview:
+    """What `sealed` was given. ValueError where the checksum does not match."""
     body, checksum = view[: -_SUM.size], view[-_SUM.size :]
     if len(checksum) < _SUM.size or bytes(checksum) != _SUM.pack(xxhash.xxh3_64_intdigest(body)):
         raise ValueError("the chunk is damaged")

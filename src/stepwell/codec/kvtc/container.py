@@ -93,7 +93,8 @@ def read_sections(data: bytes | memoryview) -> tuple[bytes, dict[str, Array]]:
         if xxhash.xxh3_64_intdigest(body) != entry.checksum:
             raise ArtifactError(f"section {entry.name!r} is damaged")
         plain = _inflate(body, entry) if entry.packed else body
-        array = np.frombuffer(plain, entry.dtype).reshape(entry.shape)
+        array = np.frombuffer(plain, entry.dtype) if len(plain) else np.empty(0, entry.dtype)
+        array = array.reshape(entry.shape)
         array.setflags(write=False)
         arrays[entry.name] = array
     return weights, arrays

@@ -65,11 +65,27 @@ def fit_tables(counts: NDArray[np.integer]) -> LevelTables:
     return LevelTables(found)
 
 
+def zigzag(levels: NDArray[np.integer]) -> Symbols:
+    """Levels as symbols of an alphabet that has all of them; the escape beyond 127."""
+    small = np.clip(levels, -MAX_LEVEL - 1, MAX_LEVEL + 1).astype(np.int32)
+    return np.minimum(np.where(small > 0, 2 * small - 1, -2 * small), ESCAPE).astype(np.uint8)
+
+
+def count_symbols(
+    symbols: Symbols, contexts: NDArray[np.uint16], *, count: int
+) -> NDArray[np.int64]:
+    """How often each symbol comes in each of `count` contexts: symbols [tokens, k], contexts [k] ->
+    [count, 256]."""
+    found = np.zeros((count, SYMBOLS), np.int64)
+    for context in range(count):
+        part = symbols[:, contexts == context]
+        found[context] = np.bincount(part.reshape(-1), minlength=SYMBOLS)
+    return found
+
+
 def to_symbols(levels: Levels, contexts: NDArray[np.uint16], tables: LevelTables) -> Symbols:
     """Levels [tokens, k] -> symbols; what a context cannot have is the escape."""
-    small = np.clip(levels, -MAX_LEVEL - 1, MAX_LEVEL + 1)  # one beyond is escaped as well
-    zigzag = np.where(small > 0, 2 * small - 1, -2 * small)
-    symbols = np.minimum(zigzag, ESCAPE).astype(np.uint8)
+    symbols = zigzag(levels)
     possible = tables.frequencies[contexts, symbols] > 0
     return np.where(possible, symbols, np.uint8(ESCAPE))
 

@@ -1,6 +1,6 @@
 """Calibration in one streaming pass: mean and covariance of rows, or a sketch of it.
 
-`Moments` keeps p x p float64 sums and is exact; it fits up to some 8,000 features. `Sketch` keeps
+`Moments` keeps p x p float64 sums and is exact; 32,768 features take 8.6 GB. `Sketch` keeps twice
 p x k: the covariance times k random directions, from which the leading eigenvectors follow
 (Nystrom approximation; Halko, Martinsson and Tropp, SIAM Review 53, 2011, section 5.5). A second
 pass over the same rows, started from the first one's result, is a step of subspace iteration.
@@ -91,7 +91,7 @@ class Sketch:
         self.count = 0
         self._shift: Tensor | None = None
         self._sum = torch.zeros(len(self._omega), dtype=torch.float64)
-        self._energy = 0.0
+        self._squares = torch.zeros(len(self._omega), dtype=torch.float64)
         self._image = torch.zeros_like(self._omega)
 
     def add(self, rows: Tensor) -> None:
@@ -104,7 +104,7 @@ class Sketch:
         wide = wide - self._shift
         self.count += len(rows)
         self._sum += wide.sum(0)
-        self._energy += float(wide.square().sum())
+        self._squares += wide.square().sum(0)
         self._image.addmm_(wide.T, wide @ self._omega)
 
     def next_pass(self) -> None:
@@ -112,23 +112,32 @@ class Sketch:
         self._omega = torch.linalg.qr(self._centred()).Q
         self._clear()
 
-    def spectrum(self) -> Spectrum:
-        """The leading `rank` eigenvectors, by the Nystrom formula C ~ Y (Omega' Y)^-1 Y'."""
-        image = self._centred()
+    def energy(self) -> Tensor:
+        """The covariance's diagonal, [p] float64."""
+        return self._squares / self.count - (self._sum / self.count).square()
+
+    def spectrum(self, *, weights: Tensor | None = None) -> Spectrum:
+        """The leading `rank` eigenvectors, by the Nystrom formula C ~ Y (Omega' Y)^-1 Y'.
+        `weights` [p]: of rows that are multiplied by these (the mean is left as it was)."""
+        image, omega, energy = self._centred(), self._omega, self.energy()
+        if weights is not None:
+            wide = weights.to(torch.float64)
+            # W C W seen through W^-1 Omega is W times what was seen of C.
+            image, omega = image * wide[:, None], omega / wide[:, None]
+            energy = energy * wide.square()
         # A tiny multiple of the identity keeps the Cholesky factor real; it is taken off again.
-        shift = 1e-10 * float(image.norm()) + 1e-300
-        image = image + shift * self._omega
-        core = self._omega.T @ image
+        shift = 1e-10 * float(image.norm()) / float(omega.norm()) + 1e-300
+        image = image + shift * omega
+        core = omega.T @ image
         factor = torch.linalg.cholesky((core + core.T) / 2)
         half = torch.linalg.solve_triangular(factor, image.T, upper=False).T
         vectors, singular, _ = torch.linalg.svd(half, full_matrices=False)
         assert self._shift is not None, "no rows yet"
-        offset = self._sum / self.count
         return Spectrum(
-            mean=self._shift + offset,
+            mean=self._shift + self._sum / self.count,
             vectors=vectors[:, : self.rank],
             variances=(singular.square() - shift).clamp(min=0.0)[: self.rank],
-            total=self._energy / self.count - float(offset.square().sum()),
+            total=float(energy.sum()),
             count=self.count,
         )
 

@@ -17,15 +17,26 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from stepwell.codec.kvtc.matrix import Precision, StoredMatrix, store_matrix
+from stepwell.codec.kvtc.matrix import Precision, StoredMatrix, code_matrix, store_matrix
 from stepwell.codec.kvtc.metric import Metric
 from stepwell.codec.kvtc.statistics import Moments, Spectrum
+
+WIDE = 1 << 24  # entries, 64 MiB in float32
+_WIDE_DTYPE = torch.bfloat16  # rounds 1e-6 of the energy, a thousandth of the finest ladder's error
+_RUN = 1024
 
 
 @dataclass(frozen=True)
 class BasisGroup:
-    """The directions of the features start:start+w. `matrix` [w, r] of orthonormal columns, as
-    stored; `columns` [r]: places of its coefficients in the common order."""
+    """The directions of the features start:start+w. `matrix` [w, r] of nearly orthonormal columns,
+    as stored; `columns` [r], ascending: places of its coefficients in the common order.
+
+    What rounding did to the stored directions is not left in the coefficients: they are those of
+    least squares. Small matrices have an exact inverse for that; a wide one (WIDE entries and
+    more, r up to w / 2) is held once, in bfloat16, and its coefficients are corrected by
+    D - D (V'V - I), one step of the Neumann series: r x r numbers instead of w x r. On the house
+    model's matrix at r = 0.13, 0.26 and 0.46 w that has 0, 0 and 0.6 % more error.
+    """
 
     start: int
     matrix: StoredMatrix
@@ -36,18 +47,43 @@ class BasisGroup:
         """One past the last feature."""
         return self.start + self.matrix.shape[0]
 
-    @cached_property
-    def synthesis(self) -> Tensor:
-        """[r, w] float32, in the metric's geometry."""
-        return self.matrix.dense().T.contiguous()
+    def forward(self, rows: Tensor, *, count: int) -> Tensor:
+        """Rows [tokens, w] -> the leading `count` coefficients, float32."""
+        if not self._wide:
+            return rows @ self._analysis[:, :count]
+        first = rows.to(_WIDE_DTYPE) @ self._vectors[:, :count]
+        return first.float() - (first @ self._overlap[:count, :count]).float()
+
+    def backward(self, coefficients: Tensor) -> Tensor:
+        """Leading coefficients [tokens, count] -> rows [tokens, w] float32."""
+        vectors = self._vectors[:, : coefficients.shape[1]]
+        return (coefficients.to(vectors.dtype) @ vectors.T).float()
+
+    @property
+    def _wide(self) -> bool:
+        rows, columns = self.matrix.shape
+        return rows * columns >= WIDE and 2 * columns <= rows
 
     @cached_property
-    def analysis(self) -> Tensor:
-        """[w, r] float32: the synthesis' pseudo-inverse, so that what rounding did to the stored
-        directions is not left in the coefficients."""
-        vectors = self.matrix.dense().to(torch.float64)
+    def _vectors(self) -> Tensor:
+        return self.matrix.dense(_WIDE_DTYPE if self._wide else torch.float32)
+
+    @cached_property
+    def _analysis(self) -> Tensor:
+        """[w, r] float32: the pseudo-inverse."""
+        vectors = self._vectors.to(torch.float64)
         gram = vectors.T @ vectors
         return torch.linalg.solve(gram, vectors.T).T.to(torch.float32).contiguous()
+
+    @cached_property
+    def _overlap(self) -> Tensor:
+        """[r, r]: V'V - I. The diagonal apart, since beside 1 its digits would be lost."""
+        overlap = self._vectors.T @ self._vectors
+        for start in range(0, len(overlap), _RUN):
+            part = self._vectors[:, start : start + _RUN].float()
+            index = torch.arange(start, start + part.shape[1])
+            overlap[index, index] = (part.square().sum(0) - 1).to(overlap.dtype)
+        return overlap
 
 
 @dataclass(frozen=True)
@@ -76,24 +112,47 @@ class Basis:
         metric = 0 if self.metric is None else self.metric.nbytes
         return sum(group.matrix.nbytes for group in self.groups) + 4 * self.width + metric
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Rows [tokens, p] -> coefficients [tokens, r] float32."""
+    def forward(self, rows: Tensor, *, rank: int | None = None) -> Tensor:
+        """Rows [tokens, p] -> the leading `rank` coefficients (default all), float32."""
+        rank = self.rank if rank is None else rank
         centred = rows.to(torch.float32) - self.mean
         if self.metric is not None:
             centred = self.metric.weigh(centred)
-        out = torch.empty(len(rows), self.rank, dtype=torch.float32)
+        out = torch.empty(len(rows), rank, dtype=torch.float32)
         for group in self.groups:
-            out[:, group.columns] = centred[:, group.start : group.stop] @ group.analysis
+            columns = group.columns[: int((group.columns < rank).sum())]
+            part = centred[:, group.start : group.stop]
+            out[:, columns] = group.forward(part, count=len(columns))
         return out
 
     def backward(self, coefficients: Tensor) -> Tensor:
-        """Coefficients [tokens, r] -> rows [tokens, p] float32."""
+        """Leading coefficients [tokens, up to r] -> rows [tokens, p] float32."""
+        rank = coefficients.shape[1]
         rows = torch.empty(len(coefficients), self.width, dtype=torch.float32)
         for group in self.groups:
-            rows[:, group.start : group.stop] = coefficients[:, group.columns] @ group.synthesis
+            columns = group.columns[: int((group.columns < rank).sum())]
+            rows[:, group.start : group.stop] = group.backward(coefficients[:, columns])
         if self.metric is not None:
             rows = self.metric.unweigh(rows)
         return rows + self.mean
+
+    def stored(self, precision: Precision) -> Basis:
+        """Matrices in a floating precision."""
+        groups = [
+            replace(g, matrix=store_matrix(g.matrix.dense(), precision=precision))
+            for g in self.groups
+        ]
+        return replace(self, groups=tuple(groups))
+
+    def coded(self, noise: float) -> Basis:
+        """Matrices in as few bits as add about `noise` to a row's squared error for each
+        coefficient."""
+        groups = []
+        for group in self.groups:
+            shares = noise / self.variances[group.columns].clamp(min=1e-30)
+            matrix = code_matrix(group.matrix.dense(), shares=shares)
+            groups.append(replace(group, matrix=matrix))
+        return replace(self, groups=tuple(groups))
 
     def trimmed(self, rank: int) -> Basis:
         """Only the leading `rank` coefficients."""
@@ -135,12 +194,21 @@ def fit_basis(
     return _assemble(mean, spectra, total=total, metric=metric, precision=precision, rank=rank)
 
 
-def basis_from_spectrum(spectrum: Spectrum, *, precision: Precision = Precision.FLOAT16) -> Basis:
-    """One group with the directions of a sketch."""
-    found = (0, spectrum.variances, spectrum.vectors)
-    return _assemble(
-        spectrum.mean, [found], total=spectrum.total, metric=None, precision=precision, rank=None
-    )  # fmt: skip
+def basis_from_spectra(
+    spectra: Sequence[Spectrum],
+    *,
+    metric: Metric | None = None,
+    precision: Precision = Precision.FLOAT16,
+) -> Basis:
+    """The directions of sketches of consecutive features, a group each. `metric`: what their
+    spectra were weighed by."""
+    found, start = [], 0
+    for spectrum in spectra:
+        found.append((start, spectrum.variances, spectrum.vectors))
+        start += len(spectrum.mean)
+    mean = torch.cat([spectrum.mean for spectrum in spectra])
+    total = sum(spectrum.total for spectrum in spectra)
+    return _assemble(mean, found, total=total, metric=metric, precision=precision, rank=None)
 
 
 def _assemble(
