@@ -72,16 +72,16 @@ def test_refusals_say_what_to_do(made: tuple[Path, dict], tmp_path: Path) -> Non
 
 def test_sketches_stand_in_where_moments_do_not_fit() -> None:
     source = open_source("house")
-    options_of_text = CalibrationOptions(
+    given = CalibrationOptions(
         model="house", tokens=12_000, training=TrainingOptions(rungs=6, least_error=0.03)
     )
     width = source.keys.width + source.values.width
     rates = []
     for memory in (8 * width**2, 16 * width * 700):
-        options = replace(options_of_text, statistics_bytes=memory)
+        options = replace(given, statistics_bytes=memory)
         _, report = calibrate(source, options, on_progress=lambda *_: None)
         rates.append({rate["nominal"]: rate for rate in report["rates"]}[16])
         assert report["statistics"].startswith("exact" if len(rates) == 1 else "sketches of 668")
     exact, sketch = rates
     assert sketch["measured_error"] < 1.05 * exact["measured_error"]
-    assert sketch["measured_ratio"] > 0.95 * exact["measured_ratio"]
+    assert sketch["measured_ratio"] > 0.9 * exact["measured_ratio"]
