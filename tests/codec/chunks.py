@@ -110,7 +110,7 @@ def campaign(
             decoded += 1
         assert memory[:guard] == memory[-guard:] == b"\xa5" * guard
         if trial % 10 == 0:
-            value = bytearray(b"".join(form.encode([memoryview(chunks[which])])))
+            value = bytearray(b"".join(form.encode([memoryview(chunks[which])]).parts))
             value[source.randrange(len(value))] ^= 1 << source.randrange(8)
             form.decode(memoryview(value), out)
     return refused, decoded

@@ -28,7 +28,7 @@ def form(layout: bytes = LAYOUT) -> ValueFormat:
 
 
 def encode(parts: list[bytes]) -> bytearray:
-    return bytearray(b"".join(form().encode([memoryview(part) for part in parts])))
+    return bytearray(b"".join(form().encode([memoryview(part) for part in parts]).parts))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=100), max_size=20))
@@ -111,7 +111,7 @@ def test_other_layouts_and_codecs_are_refused() -> None:
 
     strange = ValueFormat(Other(), layout=LAYOUT)
     assert strange.decode(value, out) is HeaderFault.CODEC
-    own = memoryview(b"".join(strange.encode([memoryview(b"a" * 30)])))
+    own = memoryview(b"".join(strange.encode([memoryview(b"a" * 30)]).parts))
     assert strange.decode(own, out) is HeaderFault.CONTENT
 
 
@@ -123,14 +123,14 @@ def test_values_of_other_settings_are_read_where_their_codec_is_known() -> None:
         def spec(self) -> CodecSpec:
             return replace(SPEC, name="turned", identity=False)
 
-        def encode(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        def encode(self, parts: Sequence[Buffer], *, index: int = 0) -> Sequence[Buffer]:
             return [memoryview(bytes(part)[::-1]) for part in parts]
 
         def decode(self, parts: Sequence[Buffer], out: Sequence[Buffer]) -> None:
             copy_parts(source=[memoryview(bytes(part)[::-1]) for part in parts], target=out)
 
     both = ValueFormat(Turned(), layout=LAYOUT, also=[RawCodec()])
-    for written in (value, memoryview(b"".join(both.encode([memoryview(b"a" * 30)])))):
+    for written in (value, memoryview(b"".join(both.encode([memoryview(b"a" * 30)]).parts))):
         out = bytearray(30)
         assert both.decode(written, [memoryview(out)]) is None and out == b"a" * 30
     header = memoryview(bytearray(value[: header_bytes(1)]))

@@ -62,12 +62,18 @@ def load(
 def store(
     number: int, name: object, tier: TierName = TierName.HOST, *, size: int = SIZE
 ) -> StoreChunk:
-    return StoreChunk(order_id=number, key=key(name), tier=tier, size=size, meta=b"m")
+    return StoreChunk(order_id=number, key=key(name), tier=tier, size=size, meta=b"m", index=0)
 
 
 def move(number: int, name: object, source: TierName, target: TierName, size: int) -> MoveChunk:
     return MoveChunk(
-        order_id=number, key=key(name), source=source, target=target, size=size, meta=b"m"
+        order_id=number,
+        key=key(name),
+        source=source,
+        target=target,
+        size=size,
+        meta=b"m",
+        index=0,
     )
 
 
@@ -152,7 +158,7 @@ class ZlibCodec:
         self.open.set()
         self.decoding = threading.Event()
 
-    def encode(self, parts: Sequence[Buffer]) -> list[Buffer]:
+    def encode(self, parts: Sequence[Buffer], *, index: int = 0) -> list[Buffer]:
         return [memoryview(zlib.compress(part)) for part in parts]
 
     def decode(self, parts: Sequence[Buffer], out: Sequence[Buffer]) -> None:

@@ -64,14 +64,24 @@ class TiersConfig:
         "", "Valkey or Redis shared by replicas, as redis://host:6379/0", secret=True
     )
     remote_ttl: float = _setting(86400.0, "seconds after which the network tier forgets")
-    host_codec: Literal["raw", "lossless"] = _setting(
-        "raw", "bytes in host memory: as they are, or smaller"
+    host_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc"] = _setting(
+        "raw", "how bytes are kept in host memory"
     )
-    disk_codec: Literal["raw", "lossless"] = _setting(
-        "raw", "bytes on disk: as they are, or smaller"
+    disk_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc"] = _setting(
+        "raw", "how bytes are kept on disk"
     )
-    remote_codec: Literal["raw", "lossless"] = _setting(
-        "raw", "bytes on the network tier: as they are, or smaller"
+    remote_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc"] = _setting(
+        "raw", "how bytes are kept on the network tier"
+    )
+    kvtc_ratio: float = _setting(16.0, "codec kvtc: 16-bit bytes over stored bytes")
+    kvtc_limit: float = _setting(
+        2.0, "codec kvtc: a chunk whose error exceeds the expected by this factor stays exact"
+    )
+    kvtc_calibration: str = _setting(
+        "", "file of `stepwell calibrate`; empty: by the weights' hash in the cache folder"
+    )
+    exact_window: int = _setting(
+        128, "last tokens of a session that lossy codecs leave exact; the first 4 always are"
     )
     policy: Literal["value", "lru", "s3fifo"] = _setting("value", "what stays when room is short")
     chunk_blocks: int = _setting(0, "blocks moved together; 0: from their size")
@@ -215,6 +225,9 @@ def _check(config: Config) -> None:
         value = getattr(tiers, name)
         _require(parse_bytes(value) > 0, f"tiers.{name}", value, "positive")
     _require(0 <= tiers.chunk_blocks <= 64, "tiers.chunk_blocks", tiers.chunk_blocks, "0 to 64")
+    _require(1 < tiers.kvtc_ratio <= 256, "tiers.kvtc_ratio", tiers.kvtc_ratio, "1 to 256")
+    _require(tiers.kvtc_limit >= 1, "tiers.kvtc_limit", tiers.kvtc_limit, "1 or more")
+    _require(tiers.exact_window >= 0, "tiers.exact_window", tiers.exact_window, "0 or more")
     _require(tiers.remote_ttl > 0, "tiers.remote_ttl", tiers.remote_ttl, "positive")
     for name in ("max_step_tokens", "max_sequences", "max_waiting"):
         value = getattr(config.scheduler, name)

@@ -76,18 +76,24 @@ class LoadChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreChunk:
-    """Write a chunk that is on the device to a lower tier. `meta` comes back from a scan."""
+    """Write chunk `index` of some chain, which is on the device, to a lower tier. `exact`: without
+    loss, whatever the tier's codec. `replaces`: the tier may have it in another form, which goes.
+    `meta` comes back from a scan."""
 
     order_id: int
     key: bytes
     tier: TierName
     size: int
     meta: bytes
+    index: int
+    exact: bool = False
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveChunk:
-    """Copy a chunk between lower tiers; the brain evicts the source afterwards if it wants to."""
+    """Copy chunk `index` of some chain between lower tiers; the brain evicts the source afterwards
+    if it wants to. `exact` and `replaces` as in StoreChunk."""
 
     order_id: int
     key: bytes
@@ -95,6 +101,9 @@ class MoveChunk:
     target: TierName
     size: int
     meta: bytes
+    index: int
+    exact: bool = False
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

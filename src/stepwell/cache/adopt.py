@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stepwell.base.hierarchy import TierName
-from stepwell.cache.chunks import NO_ROW
+from stepwell.cache.chunks import CODED, NO_ROW
 from stepwell.cache.meta import unpack_meta
 from stepwell.cache.plan import ChainRequest
 from stepwell.cache.settings import KINDS
@@ -40,6 +40,9 @@ def adopt_scan(
         if (table.where[row] | table.arriving[row]) >> tier & 1:
             continue
         store.adopt(row, tier, size, now)
+        table.exact[row] |= meta.exact << tier
+        if meta.coded:
+            table.flags[row] |= CODED
         count += 1
     store.refuse_unknown(tier, [key for meta, key, _ in chunks if meta is None])
     store.shrink(tier, now)

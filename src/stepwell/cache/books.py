@@ -43,6 +43,11 @@ class TierBooks:
         """Whether the brain makes room here."""
         return self.spec.capacity_bytes > 0
 
+    @property
+    def has_forms(self) -> bool:
+        """Whether what it holds under one key may be exact or coded, and ours to replace."""
+        return self.spec.lossy and not self.spec.shared
+
     def fits(self, size: int) -> bool:
         """Whether `size` more bytes stay within the capacity."""
         return not self.bounded or self.used + size <= self.spec.capacity_bytes

@@ -16,6 +16,10 @@ from collections.abc import Iterator, Sequence
 
 NO_ROW = -1
 TIERS = 4
+RECENT = 1
+"""Flag: among the last tokens of the session that used it last; those are kept without loss."""
+CODED = 2
+"""Flag: its numbers have been through a lossy codec, and are not to go through one again."""
 _MAX_COUNT = 0xFFFF
 _ROWS_AT_ONCE = 1024
 
@@ -26,6 +30,8 @@ class ChunkTable:
     `reads`: orders that read it now. `pins`: 1 while a request's pin lasts. `returns`: how many
     requests used it after the first. `touched`: seconds of the last use. `bucket`: its label in
     the forecast. `gap`: band of its last idle time, 0 before the first. `size[t]`: bytes in tier t.
+    `flags`: RECENT, CODED. `exact`: its copy in tier t lost nothing, though that tier's codec is
+    lossy: bit t.
     `leaves[t]`: children that are resident or arriving in tier t (0: it is a leaf there).
     """
 
@@ -48,6 +54,8 @@ class ChunkTable:
         self.priority = array("b")
         self.bucket = array("H")
         self.gap = array("B")
+        self.flags = array("B")
+        self.exact = array("B")
         self.size = [array("I") for _ in range(TIERS)]
         self.leaves = [array("i") for _ in range(TIERS)]
         self._max_ghosts = max_ghosts
@@ -87,6 +95,7 @@ class ChunkTable:
         self.tenant[row], self.kind[row], self.touched[row] = tenant, kind, now
         self.session[row] = -1
         self.priority[row] = self.bucket[row] = self.returns[row] = self.gap[row] = 0
+        self.flags[row] = self.exact[row] = 0
         if parent != NO_ROW:
             self.children[parent] += 1
         return row
@@ -109,6 +118,7 @@ class ChunkTable:
         mask = ~(1 << tier) & 0xFF
         self.where[row] &= mask
         self.arriving[row] &= mask
+        self.exact[row] &= mask
         self.size[tier][row] = 0
         self._count_in_parent(row, tier, -1)
 
@@ -171,6 +181,7 @@ class ChunkTable:
             self.parent, self.position, self.children, self.where, self.arriving,
             self.reads, self.pins, self.returns, self.touched, self.session,
             self.tenant, self.kind, self.priority, self.bucket, self.gap, self._is_ghost,
+            self.flags, self.exact,
             *self.size, *self.leaves,
         )  # fmt: skip
         for column in columns:

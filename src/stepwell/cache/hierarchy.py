@@ -31,6 +31,7 @@ from stepwell.base.tier_stats import HierarchyStats
 from stepwell.cache.adopt import adopt_found, adopt_scan
 from stepwell.cache.arrivals import Arrivals
 from stepwell.cache.books import TierBooks
+from stepwell.cache.chunks import CODED, RECENT
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.forecast import Forecast
 from stepwell.cache.labels import label_idle, note_returns
@@ -172,6 +173,7 @@ class Hierarchy:
         if plan.mode is RestoreMode.SPLIT:
             orders.reverse()
         self._shadows.begin(request.keys, now)
+        self._recomputed(rows, orders, first=request.device_chunks)
         note_returns(table, self.forecast, rows, now)
         self._store.touch(rows, now)
         self._requests[request.request_id] = _Open(session)
@@ -230,6 +232,7 @@ class Hierarchy:
         rows += self._store.table.find(keys)[len(rows) :]
         if rows:
             session.tail, session.length = rows[-1], len(rows)
+        self._set_window(rows, last=len(keys))
         label_idle(self._store.table, self.forecast, rows, session, now=now)
         for row in rows:
             self._store.table.touched[row] = now
@@ -350,6 +353,23 @@ class Hierarchy:
         size, first = self.chunk_tokens, plan.request.device_chunks
         reach = self.prefill.marginal(tokens=(index - first + 1) * size, context=first * size)
         return now + 2.0 * reach
+
+    def _recomputed(self, rows: Sequence[int], orders: Sequence[LoadChunk], *, first: int) -> None:
+        """What a request computes again has been through no codec."""
+        table, loaded = self._store.table, {order.index for order in orders}
+        for index in range(first, len(rows)):
+            if index not in loaded:
+                table.flags[rows[index]] &= ~CODED & 0xFF
+
+    def _set_window(self, rows: Sequence[int], *, last: int) -> None:
+        """The chunks of a chain of `last` chunks that a lossy tier must hold exactly: the window
+        of whoever used the chain last."""
+        table, edge = self._store.table, last - self.settings.window_chunks
+        for index, row in enumerate(rows):
+            if index >= edge:
+                table.flags[row] |= RECENT
+            else:
+                table.flags[row] &= ~RECENT & 0xFF
 
     def _probe_due(self, tier: TierName, now: float) -> bool:
         books = self._books[tier]

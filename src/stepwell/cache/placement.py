@@ -41,6 +41,7 @@ class Placement:
             self._freshen(rows, tier, fresh, now)
         for row in rows:
             table.reads[row] -= 1
+        self._code_anew(rows[:on_device], now)
 
     def clean(self, now: float) -> None:
         """Copy the next victims of filling tiers down. Looks at `clean_window` victims a tier and
@@ -92,6 +93,14 @@ class Placement:
             store.store(row, tier, now=now)
             fresh.add(row)
         return fresh
+
+    def _code_anew(self, rows: Sequence[int], now: float) -> None:
+        """What has left a session's window need not be exact any more. Not in a shared tier, where
+        others may be reading it."""
+        for tier, books in self._store.books.items():
+            if books.has_forms and books.healthy:
+                for row in reversed(rows):
+                    self._store.code_anew(row, tier, now)
 
     def _freshen(self, rows: Sequence[int], tier: TierName, fresh: set[int], now: float) -> None:
         table, policy = self._store.table, self._store.books[tier].policy

@@ -16,12 +16,14 @@ KINDS = tuple(WorkloadClass)
 class TierSpec:
     """One lower tier. `capacity_bytes` 0: no limit of ours (somebody else bounds it). `shared`:
     other processes put and take chunks too, so the books do not know all that it has and never
-    order evictions there. `persistent`: it survives a restart."""
+    order evictions there. `persistent`: it survives a restart. `lossy`: its codec changes numbers,
+    except where an order says `exact`."""
 
     name: TierName
     capacity_bytes: int
     shared: bool = False
     persistent: bool = False
+    lossy: bool = False
 
 
 PLACEMENT: Mapping[WorkloadClass, tuple[TierName, ...]] = {
@@ -47,6 +49,7 @@ class HierarchySettings:
     may protect, `tenant_pin_share` those of one tenant. `pin_seconds`: how long a pin lasts whose
     request gives no time to live; none lasts longer than `pin_seconds_max`. `ttl`: seconds by
     class; classes without an entry have none. `quota`: bytes by tenant and tier.
+    `window_chunks`: the last chunks of a session, which lossy tiers hold exactly.
     """
 
     plan: PlanSettings = field(default_factory=PlanSettings)
@@ -63,6 +66,7 @@ class HierarchySettings:
     pin_seconds: float = 3600.0
     pin_seconds_max: float = 86400.0
     document_tokens: int = 8192
+    window_chunks: int = 0
     promote_probability: float = 0.5
     ttl: Mapping[WorkloadClass, float] = field(default_factory=dict)
     quota: Mapping[str, Mapping[TierName, int]] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from stepwell.base.hierarchy import (
     TransferReport,
 )
 from stepwell.cache.books import TierBooks
-from stepwell.cache.chunks import NO_ROW, ChunkTable
+from stepwell.cache.chunks import CODED, NO_ROW, ChunkTable
 from stepwell.cache.meta import ChunkMeta, pack_meta
 from stepwell.cache.sessions import Session
 
@@ -83,20 +83,24 @@ class ChunkStore:
     def store(self, row: int, tier: TierName, *, now: float) -> None:
         """Announce a copy and order its store from the device. Room has been made; the caller
         inserts the row into the tier's policy (last chunk first)."""
-        size = self._announce(row, tier)
+        size, exact = self._announce(row, tier), self._keep_exact(row, tier)
+        replaces = self.books[tier].has_forms
         order = StoreChunk(
             order_id=self.next_order_id(), key=_key(self.table, row), tier=tier, size=size,
-            meta=self._meta(row),
+            meta=self._meta(row, exact=exact), index=self.table.position[row], exact=exact,
+            replaces=replaces,
         )  # fmt: skip
         self.orders.append(order)
         self.open[order.order_id] = OpenOrder(row, None, tier, size, None, now)
 
     def move(self, row: int, source: TierName, target: TierName, *, now: float) -> None:
         """Announce a copy in `target` and order it from `source`. Room has been made."""
-        size = self._announce(row, target)
+        size, exact = self._announce(row, target), self._keep_exact(row, target)
         order = MoveChunk(
             order_id=self.next_order_id(), key=_key(self.table, row), source=source,
-            target=target, size=self.table.size[source][row], meta=self._meta(row),
+            target=target, size=self.table.size[source][row],
+            meta=self._meta(row, exact=exact), index=self.table.position[row], exact=exact,
+            replaces=self.books[target].has_forms,
         )  # fmt: skip
         if not self.table.pins[row]:
             self.books[target].policy.insert(row, now)
@@ -170,6 +174,19 @@ class ChunkStore:
             self.orders.append(EvictChunk(key=_key(table, row), tier=tier))
         self._remove(row, tier, now)
         table.settle(row)
+
+    def code_anew(self, row: int, tier: TierName, now: float) -> bool:
+        """Let an exact copy in a lossy tier be replaced by a coded one, from the device, once
+        nothing asks any more that it be exact. False where there is nothing to do, or not now."""
+        table = self.table
+        due = table.exact[row] & table.where[row] & ~table.arriving[row]
+        if not due >> tier & 1 or table.flags[row] or table.reads[row]:
+            return False
+        self._remove(row, tier, now)
+        self.store(row, tier, now=now)
+        if not table.pins[row]:
+            self.books[tier].policy.insert(row, now)
+        return True
 
     def make_room(
         self, tier: TierName, size: int, *, row: int, victims: Iterator[int], now: float
@@ -298,6 +315,8 @@ class ChunkStore:
         if order.target is None:
             books.load.in_flight -= order.size
         if event.failure is None:
+            if books.spec.lossy and not table.exact[order.row] >> order.source & 1:
+                table.flags[order.row] |= CODED
             if order.target is None:
                 books.loads += 1
                 books.bytes_loaded += event.size or order.size
@@ -312,6 +331,8 @@ class ChunkStore:
         if event.failure is not None:
             books.failures += 1
             self._remove(row, order.target, event.now)
+            if books.has_forms:  # an older form may still be there
+                self.orders.append(EvictChunk(key=_key(table, row), tier=order.target))
             return
         size = event.size or order.size
         change = size - table.size[order.target][row]
@@ -344,11 +365,20 @@ class ChunkStore:
                     return True
         return False
 
-    def _meta(self, row: int) -> bytes:
+    def _keep_exact(self, row: int, tier: TierName) -> bool:
+        """Whether a copy that is about to go to `tier` must lose nothing there."""
+        exact = self.books[tier].spec.lossy and self.table.flags[row] != 0
+        self.table.exact[row] |= exact << tier
+        return exact
+
+    def _meta(self, row: int, *, exact: bool) -> bytes:
         table, parent = self.table, self.table.parent[row]
         key = b"" if parent == NO_ROW else _key(table, parent)
         tenant = self._tenants[table.tenant[row]]
-        return pack_meta(ChunkMeta(table.kind[row], tenant, table.position[row], key))
+        coded = bool(table.flags[row] & CODED)
+        return pack_meta(
+            ChunkMeta(table.kind[row], tenant, table.position[row], key, exact=exact, coded=coded)
+        )
 
 
 def _key(table: ChunkTable, row: int) -> bytes:

@@ -57,7 +57,7 @@ class CastCodec:
         """fp8, int8 or int4; lossy."""
         return self._spec
 
-    def encode(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+    def encode(self, parts: Sequence[Buffer], *, index: int = 0) -> Sequence[Buffer]:
         """Head, scales and codes, or head and the bytes as they are."""
         data = memoryview(bytearray(total_bytes(parts)))
         copy_parts(source=parts, target=[data])

@@ -10,6 +10,10 @@ Buffer = memoryview
 MAX_NAME_BYTES = 8
 
 
+class KeepExact(Exception):
+    """A lossy codec will not take this chunk: its error would exceed the limit."""
+
+
 class DecodeError(Exception):
     """The encoded bytes are whole but are not what this codec writes for these buffers."""
 
@@ -37,8 +41,9 @@ class Codec(Protocol):
         """Who this is; goes into the header of every value."""
         ...
 
-    def encode(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
-        """The encoded parts. Only an `identity` codec may return views of its input."""
+    def encode(self, parts: Sequence[Buffer], *, index: int = 0) -> Sequence[Buffer]:
+        """The encoded parts of the chunk at place `index` of its chain. Only an `identity` codec
+        may return views of its input. A lossy one may raise KeepExact."""
         ...
 
     def decode(self, parts: Sequence[Buffer], out: Sequence[Buffer]) -> None:

@@ -83,7 +83,7 @@ class LosslessCodec:
         """lossless, version 1."""
         return _SPEC
 
-    def encode(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+    def encode(self, parts: Sequence[Buffer], *, index: int = 0) -> Sequence[Buffer]:
         """Head and stored bytes, or head, stream and the rest, whichever is smaller."""
         size = total_bytes(parts)
         coded = self._coded(parts)

@@ -18,7 +18,7 @@ class RawCodec:
         """raw, lossless, identity."""
         return _SPEC
 
-    def encode(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+    def encode(self, parts: Sequence[Buffer], *, index: int = 0) -> Sequence[Buffer]:
         """The parts themselves."""
         return parts
 

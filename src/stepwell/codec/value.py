@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from stepwell.codec.buffers import total_bytes
-from stepwell.codec.contract import Buffer, Codec, CodecSpec, DecodeError
+from stepwell.codec.contract import Buffer, Codec, CodecSpec, DecodeError, KeepExact
 from stepwell.codec.header import LAYOUT_BYTES, HeaderFault, ValueHeader, header_bytes, parse
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedValue:
+    """Header and encoded parts. `kept_exact`: the codec would not take it. `views`: the parts are
+    the caller's own memory."""
+
+    parts: list[Buffer]
+    kept_exact: bool
+    views: bool
 
 
 class ValueFormat:
     """One codec that writes, others that are read too, and one layout. Every method may be called
     from several threads."""
 
-    def __init__(self, codec: Codec, *, layout: bytes, also: Sequence[Codec] = ()) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        layout: bytes,
+        also: Sequence[Codec] = (),
+        exact: Codec | None = None,
+    ) -> None:
         """`layout`: 16 bytes, equal exactly when the decoded bytes mean the same. `also`: codecs
-        of values that were written under other settings."""
+        of values that were written under other settings. `exact`: writes what must not go through
+        a lossy `codec`, which needs one."""
+        if (exact is None) != codec.spec.lossless or (exact and not exact.spec.lossless):
+            raise ValueError("a lossy codec, and no other, needs an exact one beside it")
         if len(layout) != LAYOUT_BYTES:
             raise ValueError(f"a layout hash has {LAYOUT_BYTES} bytes, not {len(layout)}")
         self._codec = codec
+        self._exact = exact or codec
         self._layout = layout
-        self._readable = {other.spec.name: other for other in (*also, codec)}
+        self._readable = {other.spec.name: other for other in (*also, self._exact, codec)}
         self._specs = tuple(other.spec for other in self._readable.values())
 
     @property
@@ -37,10 +59,24 @@ class ValueFormat:
         """Bytes of the value of these parts under an identity codec."""
         return header_bytes(len(parts)) + total_bytes(parts)
 
-    def encode(self, parts: Sequence[Buffer]) -> list[Buffer]:
-        """The value: its header, then the encoded parts."""
-        encoded = self._codec.encode(parts)
-        return [memoryview(self._header(encoded, decoded=total_bytes(parts)).build()), *encoded]
+    def encode(
+        self, parts: Sequence[Buffer], *, index: int = 0, exact: bool = False
+    ) -> EncodedValue:
+        """The value of the chunk at place `index` of its chain."""
+        codec = self._exact if exact else self._codec
+        try:
+            encoded = codec.encode(parts, index=index)
+        except KeepExact:
+            codec = self._exact
+            encoded = codec.encode(parts, index=index)
+        header = self._header(codec.spec, encoded, decoded=total_bytes(parts))
+        kept = not exact and codec is not self._codec
+        parts = [memoryview(header.build()), *encoded]
+        return EncodedValue(parts, kept_exact=kept, views=codec.spec.identity)
+
+    def takes(self, header: ValueHeader, *, exact: bool) -> bool:
+        """Whether a value with this header is as `encode` would write it."""
+        return header.codec == (self._exact if exact else self._codec).spec.name
 
     def header_for(self, out: Sequence[Buffer]) -> Buffer:
         """An empty header buffer of the right size, to read in front of `out` when the codec is
@@ -52,7 +88,7 @@ class ValueFormat:
         parsed = parse(header, specs=(self.spec,), layout=self._layout)
         if isinstance(parsed, HeaderFault):
             return parsed
-        expected = self._header(out, decoded=total_bytes(out))
+        expected = self._header(self.spec, out, decoded=total_bytes(out))
         return None if parsed == expected else HeaderFault.SIZES
 
     def open(self, value: Buffer, *, decoded_size: int | None = None) -> ValueHeader | HeaderFault:
@@ -79,10 +115,10 @@ class ValueFormat:
             return HeaderFault.CONTENT
         return None
 
-    def _header(self, encoded: Sequence[Buffer], *, decoded: int) -> ValueHeader:
+    def _header(self, spec: CodecSpec, encoded: Sequence[Buffer], *, decoded: int) -> ValueHeader:
         return ValueHeader(
-            codec=self.spec.name,
-            codec_version=self.spec.version,
+            codec=spec.name,
+            codec_version=spec.version,
             layout=self._layout,
             decoded_size=decoded,
             part_sizes=tuple(part.nbytes for part in encoded),

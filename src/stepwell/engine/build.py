@@ -29,6 +29,7 @@ from stepwell.engine.build_tiers import (
     open_tiers,
     outlives_process,
 )
+from stepwell.engine.codecs import make_codecs
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
 from stepwell.engine.resolve import Resolved, resolve, resolve_pool
@@ -106,11 +107,15 @@ def build_engine(
     _compile_kernels(loaded, pool, say)
     decisions += kernels.decisions()
     info = _info(config, folder, hf_config, loaded, resolved)
-    cache = _make_cache(config, loaded, pool, info)
+    codecs = make_codecs(config.tiers, loaded, pool)
+    decisions += codecs.decisions
+    cache = _make_cache(config, loaded, pool, info, lossy=codecs.lossy)
     with ExitStack() as undo:
         lower = None
         if any_tier(config.tiers):
-            lower = open_tiers(config.tiers, config.cache, pool, cache, say=say, wrap=wrap_tier)
+            lower = open_tiers(
+                config.tiers, config.cache, pool, cache, codecs, say=say, wrap=wrap_tier
+            )
             undo.callback(lower.close, _GIVE_UP_SECONDS)
             decisions += lower.decisions
         engine = _assemble(config, loaded, pool, info, cache, lower)
@@ -204,7 +209,9 @@ def _info(
     )
 
 
-def _make_cache(config: Config, loaded: LoadedModel, pool: KVPool, info: ModelInfo) -> CacheManager:
+def _make_cache(
+    config: Config, loaded: LoadedModel, pool: KVPool, info: ModelInfo, *, lossy: str
+) -> CacheManager:
     whole = outlives_process(config.tiers)
     namespace = make_namespace(
         folder=loaded.folder,
@@ -213,6 +220,7 @@ def _make_cache(config: Config, loaded: LoadedModel, pool: KVPool, info: ModelIn
         dtype=info.dtype,
         block_size=pool.block_size,
         instance=secrets.token_hex(16) if loaded.folder is None else "",
+        lossy=lossy,
     )
     return CacheManager(
         num_blocks=pool.num_blocks,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,14 @@ from stepwell.base.units import format_bytes, parse_bytes
 from stepwell.cache.hierarchy import Hierarchy
 from stepwell.cache.manager import CacheManager
 from stepwell.cache.policy.registry import POLICIES
-from stepwell.cache.settings import TierSpec
-from stepwell.codec import LAYOUT_BYTES, ValueFormat
+from stepwell.cache.settings import HierarchySettings, TierSpec
+from stepwell.codec import ValueFormat
 from stepwell.codec.buffers import total_bytes
-from stepwell.codec.registry import make_codec
-from stepwell.codec.shape import BlockShape, LayerKV
+from stepwell.engine.codecs import TierCodecs
 from stepwell.engine.resolve import check_host_tier
 from stepwell.engine.tiers import Tiers
 from stepwell.hardware.machine import read_machine
-from stepwell.model.identity import LAYOUT_VERSION
+from stepwell.kernels.native.team import stay_on_one_thread
 from stepwell.model.pool import KVPool
 from stepwell.tier.contract import Buffer, Tier
 from stepwell.tier.disk import DiskOptions, DiskTier
@@ -41,7 +39,6 @@ WrapTier = Callable[[TierName, Tier], Tier]
 _LEAST_CHUNK = 128 << 10  # bytes: below, a transfer is mostly its fixed costs
 _MOST_CHUNK_BLOCKS = 16
 _PROBE_CHUNKS = 16
-_EXACT = ("raw", "lossless")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +72,7 @@ def open_tiers(
     cache_config: CacheConfig,
     pool: KVPool,
     cache: CacheManager,
+    codecs: TierCodecs,
     *,
     say: Progress,
     wrap: WrapTier | None = None,
@@ -92,20 +90,21 @@ def open_tiers(
     blocks, sized = _chunk_blocks(config, pool)
     chunk_bytes = blocks * pool.block_bytes
     with ExitStack() as undo:
-        stores, specs, decisions = _open_stores(config, say, undo)
+        stores, specs, decisions = _open_stores(config, codecs, say, undo)
         hierarchy = Hierarchy(
             specs,
             chunk_tokens=blocks * pool.block_size,
             chunk_bytes=chunk_bytes,
             policy=POLICIES[config.policy],
+            settings=HierarchySettings(
+                window_chunks=-(-config.exact_window // (blocks * pool.block_size))
+            ),
         )
         decisions = [sized, *decisions, *_adopt(hierarchy, specs, stores)]
-        forms = _forms(config, pool, stores)
-        decisions += [Decision(f"tiers.{n.name.lower()}.codec", f.spec.name, "[tiers]")
-                      for n, f in forms.items()]  # fmt: skip
-        sample = _sample(pool, blocks)
+        forms = codecs.forms(pool, stores)
         for name, store in stores.items():
             say(f"measuring the {name.name.lower()} tier")
+            sample = codecs.sample(name, pool, blocks=blocks)
             decisions.append(_probe(hierarchy, name, store, forms[name], sample))
         if wrap is not None:
             stores = {name: wrap(name, store) for name, store in stores.items()}
@@ -142,46 +141,12 @@ def _assemble(
         forms=forms,
         block_bytes=pool.block_bytes,
         on_ready=lambda: tiers.ring(),
+        prepare_thread=stay_on_one_thread,
     )
     tiers = Tiers(
         hierarchy, mover, cache, block_bytes=_block_bytes(pool), chunk_blocks=chunk_blocks
     )
     return tiers
-
-
-def _forms(
-    config: TiersConfig, pool: KVPool, tiers: Iterable[TierName]
-) -> dict[TierName, ValueFormat]:
-    """How each tier's values are written. Raises ConfigError for a dtype that a codec lacks."""
-    names = {
-        TierName.HOST: config.host_codec,
-        TierName.DISK: config.disk_codec,
-        TierName.REMOTE: config.remote_codec,
-    }
-    shape, layout = _block_shape(pool), layout_hash(pool)
-    made = {name: make_codec(name, shape=shape) for name in {*names.values(), *_EXACT}}
-    forms = {}
-    for tier in tiers:
-        # A disk may hold what was written under other settings. Nobody else writes the host tier,
-        # and replicas with other codecs use other keys (`_open_remote`).
-        also = [made[name] for name in _EXACT] if tier is TierName.DISK else []
-        forms[tier] = ValueFormat(made[names[tier]], layout=layout, also=also)
-    return forms
-
-
-def _block_shape(pool: KVPool) -> BlockShape:
-    layers = [
-        LayerKV(kv_heads=p.key.shape[1], key_dim=p.key.shape[3], value_dim=p.value.shape[3])
-        for p in pool.layers.values()
-    ]
-    return BlockShape(dtype=pool.storage.dtype, tokens=pool.block_size, layers=tuple(layers))
-
-
-def layout_hash(pool: KVPool) -> bytes:
-    """Equal exactly where the bytes of a chunk mean the same K and V."""
-    shapes = [(tuple(p.key.shape[1:]), tuple(p.value.shape[1:])) for p in pool.layers.values()]
-    text = repr((LAYOUT_VERSION, str(pool.storage.dtype), pool.block_size, shapes))
-    return hashlib.sha256(text.encode()).digest()[:LAYOUT_BYTES]
 
 
 def _block_bytes(pool: KVPool) -> Callable[[Sequence[int]], list[Buffer]]:
@@ -207,7 +172,7 @@ def _host_bytes(config: TiersConfig) -> int:
 
 
 def _open_stores(
-    config: TiersConfig, say: Progress, undo: ExitStack
+    config: TiersConfig, codecs: TierCodecs, say: Progress, undo: ExitStack
 ) -> tuple[dict[TierName, Tier], list[TierSpec], list[Decision]]:
     """Open each tier that is asked for; `undo` is given its closing."""
     stores: dict[TierName, Tier] = {}
@@ -219,7 +184,8 @@ def _open_stores(
         say("allocating the host tier")
         stores[TierName.HOST] = HostTier(capacity=host)
         undo.callback(stores[TierName.HOST].close)
-        specs.append(TierSpec(name=TierName.HOST, capacity_bytes=host))
+        lossy = codecs.is_lossy(TierName.HOST)
+        specs.append(TierSpec(name=TierName.HOST, capacity_bytes=host, lossy=lossy))
         decisions.append(Decision("tiers.host", format_bytes(host), "tiers.host"))
     if config.disk:
         say("opening the disk tier")
@@ -230,13 +196,23 @@ def _open_stores(
         disk = DiskTier(Path(config.disk).expanduser(), options=options)
         undo.callback(disk.close)
         stores[TierName.DISK] = disk
-        specs.append(TierSpec(name=TierName.DISK, capacity_bytes=options.usable, persistent=True))
+        specs.append(
+            TierSpec(
+                name=TierName.DISK, capacity_bytes=options.usable, persistent=True,
+                lossy=codecs.is_lossy(TierName.DISK),
+            )
+        )  # fmt: skip
         why = f"{config.disk}: {disk.recovery}"
         decisions.append(Decision("tiers.disk", config.disk_capacity, why))
     if config.remote:
         stores[TierName.REMOTE] = _open_remote(config)
         undo.callback(stores[TierName.REMOTE].close)
-        specs.append(TierSpec(name=TierName.REMOTE, capacity_bytes=0, shared=True, persistent=True))
+        specs.append(
+            TierSpec(
+                name=TierName.REMOTE, capacity_bytes=0, shared=True, persistent=True,
+                lossy=codecs.is_lossy(TierName.REMOTE),
+            )
+        )  # fmt: skip
         why = f"tiers.remote = {redact_url(config.remote)}"
         decisions.append(Decision("tiers.remote", "configured", why))
     return stores, specs, decisions
@@ -263,12 +239,12 @@ def _probe(
     label = f"tiers.{name.name.lower()}.speed"
     keys = [os.urandom(32) for _ in range(_PROBE_CHUNKS)]
     size, out = total_bytes(sample), [memoryview(bytearray(part.nbytes)) for part in sample]
-    value = memoryview(b"".join(form.encode(sample)))
+    value = memoryview(b"".join(form.encode(sample).parts))
     form.decode(value, out)
     landing = memoryview(bytearray(len(value)))
     try:
         for key in keys:
-            store.write(key, form.encode(sample))
+            store.write(key, form.encode(sample).parts)
         if isinstance(store, DiskTier):  # what comes back tomorrow is in no page cache
             store.flush()
             store.forget_cached()
@@ -289,11 +265,3 @@ def _probe(
     speed = _PROBE_CHUNKS * size / total
     because = f"{_PROBE_CHUNKS} chunks of {format_bytes(size)} read back and decoded at start"
     return Decision(label, f"{format_bytes(int(speed))}/s", because)
-
-
-def _sample(pool: KVPool, blocks: int) -> list[Buffer]:
-    """A chunk of random numbers: their exponents are spread as those of K and V, roughly."""
-    source = torch.Generator().manual_seed(0)
-    shape = (blocks, pool.storage.shape[1])
-    numbers = torch.randn(shape, generator=source).to(pool.storage.dtype)
-    return [memoryview(row) for row in numbers.view(torch.uint8).numpy()]

@@ -43,6 +43,12 @@ def weights_manifest(folder: Path | None, coverage: Coverage) -> list[tuple[str,
     ]
 
 
+def weights_hash(folder: Path) -> bytes:
+    """32 bytes, equal only for the same weights files. Reads all of them."""
+    manifest = weights_manifest(folder, Coverage.WHOLE)
+    return hashlib.sha256(json.dumps(manifest).encode()).digest()
+
+
 def _sampled_digest(path: Path) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256()
@@ -74,9 +80,10 @@ def make_namespace(
     dtype: str,
     block_size: int,
     instance: str = "",
+    lossy: str = "",
 ) -> bytes:
     """Hash of weights, configuration, precision and layout. `instance` separates models that have
-    no files (random weights)."""
+    no files (random weights). `lossy`: codecs that bytes may have been through, empty for none."""
     parts = {
         "weights": weights_manifest(folder, coverage),
         "config": model_config,
@@ -85,4 +92,6 @@ def make_namespace(
         "layout": LAYOUT_VERSION,
         "instance": instance,
     }
+    if lossy:
+        parts["lossy"] = lossy
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()

@@ -52,18 +52,45 @@ class LadderCoder:
 
     def encode(self, coefficients: Tensor, *, rung: int, step: float | None = None) -> bytes:
         """Bytes of a chunk. `step`: another than the rung's own."""
-        chosen = self.ladder[rung]
-        step = _float32(chosen.step if step is None else step)
+        step = self.ladder[rung].step if step is None else step
         levels = self.levels(coefficients, rung=rung, step=step)
-        model = chosen.model
-        symbols = to_symbols(levels, model.contexts, model.tables)
-        stream = entropy.encode(symbols, model.contexts, model.tables)
-        escapes = pack_escapes(levels[symbols == ESCAPE])
-        header = HEADER.pack(VERSION, rung, 0, len(coefficients), step, len(stream), len(escapes))
-        return header + stream + escapes
+        return self.pack(levels, rung=rung, step=step)
 
     def decode(self, data: bytes | memoryview, *, tokens: int) -> Tensor:
         """Coefficients [tokens, rank]. ValueError for bytes that are not such a chunk."""
+        levels, rung, step = self.unpack(data, tokens=tokens)
+        return self.coefficients(levels, rung=rung, step=step)
+
+    def levels(self, coefficients: Tensor, *, rung: int, step: float) -> Levels:
+        """What the quantiser makes of a chunk, int32 [tokens, coded]."""
+        return self.coded_levels(coefficients[:, self.ladder[rung].coded], rung=rung, step=step)
+
+    def coefficients(self, levels: Levels, *, rung: int, step: float) -> Tensor:
+        """What the decoder makes of levels, [tokens, rank]."""
+        out = torch.zeros(len(levels), self.rank)
+        out[:, self.ladder[rung].coded] = self.coded_coefficients(levels, rung=rung, step=step)
+        return out
+
+    def coded_levels(self, coded: Tensor, *, rung: int, step: float) -> Levels:
+        """Levels of those coefficients alone that the rung codes, int32 [tokens, coded]."""
+        model = self.ladder[rung].model
+        return priced_levels(coded / _float32(step), model, price=self.price).numpy()
+
+    def coded_coefficients(self, levels: Levels, *, rung: int, step: float) -> Tensor:
+        """The inverse, [tokens, coded]."""
+        return reconstruct(levels, self.ladder[rung].model) * _float32(step)
+
+    def pack(self, levels: Levels, *, rung: int, step: float) -> bytes:
+        """Levels as bytes."""
+        model = self.ladder[rung].model
+        symbols = to_symbols(levels, model.contexts, model.tables)
+        stream = entropy.encode(symbols, model.contexts, model.tables)
+        escapes = pack_escapes(levels[symbols == ESCAPE])
+        sizes = (len(levels), _float32(step), len(stream), len(escapes))
+        return HEADER.pack(VERSION, rung, 0, *sizes) + stream + escapes
+
+    def unpack(self, data: bytes | memoryview, *, tokens: int) -> tuple[Levels, int, float]:
+        """Levels, rung and step. ValueError for bytes that `pack` does not write."""
         view = memoryview(data)
         rung, step = self._header(view, tokens=tokens)
         chosen, (stream, escapes) = self.ladder[rung], _sections(view)
@@ -71,20 +98,7 @@ class LadderCoder:
         levels = to_levels(symbols)
         escaped = symbols == ESCAPE
         levels[escaped] = unpack_escapes(escapes, count=int(escaped.sum()))
-        return self.coefficients(levels, rung=rung, step=step)
-
-    def levels(self, coefficients: Tensor, *, rung: int, step: float) -> Levels:
-        """What the quantiser makes of a chunk, int32 [tokens, coded]."""
-        chosen = self.ladder[rung]
-        scaled = coefficients[:, chosen.coded] / step
-        return priced_levels(scaled, chosen.model, price=self.price).numpy()
-
-    def coefficients(self, levels: Levels, *, rung: int, step: float) -> Tensor:
-        """What the decoder makes of levels, [tokens, rank]."""
-        chosen = self.ladder[rung]
-        out = torch.zeros(len(levels), self.rank)
-        out[:, chosen.coded] = reconstruct(levels, chosen.model) * step
-        return out
+        return levels, rung, step
 
     def _header(self, view: memoryview, *, tokens: int) -> tuple[int, float]:
         if len(view) < HEADER.size:

@@ -47,6 +47,18 @@ def threads_kind() -> str:
     return f"torch's OpenMP team of {torch.get_num_threads()}"
 
 
+def stay_on_one_thread() -> None:
+    """Parallel regions that the calling thread begins run on it alone: for threads that work beside
+    the model and must not bring a second team of spinning workers. `torch.set_num_threads` would
+    hold for threads that begin later, too."""
+    torch.get_num_threads()  # torch sets a thread's number when it first asks; ours comes after
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        ctypes.CDLL(str(library)).omp_set_num_threads(1)
+    except (OSError, AttributeError):
+        torch.set_num_threads(1)
+
+
 def threads_for(tasks: int) -> int:
     """The most threads that `run` uses for so many tasks."""
     return max(1, min(torch.get_num_threads(), tasks))

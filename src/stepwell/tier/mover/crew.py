@@ -23,7 +23,10 @@ _PROBE_KEY = bytes(KEY_BYTES)
 class Crew:
     """Starts the threads at once; `join` waits for them after the desk has been told to close."""
 
-    def __init__(self, desk: Desk, carrier: Carrier) -> None:
+    def __init__(
+        self, desk: Desk, carrier: Carrier, *, prepare_thread: Callable[[], None] | None = None
+    ) -> None:
+        self._prepare_thread = prepare_thread or (lambda: None)
         self._desk = desk
         self._carrier = carrier
         self._threads = [
@@ -47,6 +50,7 @@ class Crew:
         )
 
     def _work(self, lane: Lane, worker: Worker) -> None:
+        self._prepare_thread()
         while (work := self._next(lane, worker)) is not None:
             if isinstance(work, Evictions):
                 self._carry_evictions(lane, work)

@@ -41,15 +41,17 @@ class Mover:
         block_bytes: int = 0,
         lanes: Mapping[TierName, LaneConfig] | None = None,
         on_ready: Callable[[], None] | None = None,
+        prepare_thread: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`tiers` stay the caller's, who closes them after the mover. `forms`: how each one's
         values are written. `block_bytes`: of a device block, 0 where all tiers have one codec.
         `on_ready` is called from any thread, without locks, when `poll` has come to have something
-        to give; it must not block. `clock`: seconds, also of all deadlines."""
+        to give; it must not block. `prepare_thread` is called first in each thread that carries.
+        `clock`: seconds, also of all deadlines."""
         self._desk = Desk(tiers, lanes or {}, on_ready=on_ready, clock=clock)
         carrier = Carrier(tiers, forms, self._desk, block_bytes=block_bytes)
-        self._crew = Crew(self._desk, carrier)
+        self._crew = Crew(self._desk, carrier, prepare_thread=prepare_thread)
 
     def submit(self, order: Order, buffers: Sequence[Buffer] | None = None) -> None:
         """Take an order. `buffers`: the device blocks' bytes, source of a StoreChunk, destination

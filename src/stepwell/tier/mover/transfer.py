@@ -119,13 +119,16 @@ class Carrier:
         if not self._desk.claim(job):
             return
         form = self._forms[lane.name]
-        value = form.encode(job.buffers)
+        encoded = form.encode(job.buffers, index=order.index, exact=order.exact)
+        value = encoded.parts
         if lane.access is Access.STAGED:
-            if form.spec.identity:
+            if encoded.views:
                 staged = _scratch(worker, total_bytes(value))
                 copy_parts(source=value, target=[staged])
                 value = [staged]
             self._desk.unclaim(job)
+        if encoded.kept_exact:
+            self._desk.kept_exact(lane)
         self._write(lane, job, order, value)
 
     def _move(self, lane: Lane, worker: Worker, job: Job, order: MoveChunk) -> None:
@@ -163,6 +166,8 @@ class Carrier:
         target = order.target if isinstance(order, MoveChunk) else lane.name
         tier = self._tiers[target]
         try:
+            if order.replaces:
+                tier.delete([order.key])
             written = tier.write(order.key, value, meta=order.meta)
         except Exception as error:
             self._desk.finish(job, _failed(error, target))
@@ -188,13 +193,18 @@ class Carrier:
         header = source.open(value)
         if isinstance(header, HeaderFault):
             return header
-        if header.codec == target.spec.name:
+        if target.takes(header, exact=order.exact):
             return [value]
         step = self._block_bytes or header.decoded_size
         decoded = _memory(header.decoded_size)
         parts = [decoded[at : at + step] for at in range(0, header.decoded_size, step)]
         fault = source.decode(value, parts)
-        return target.encode(parts) if fault is None else fault
+        if fault is not None:
+            return fault
+        encoded = target.encode(parts, index=order.index, exact=order.exact)
+        if encoded.kept_exact:
+            self._desk.kept_exact(self._desk.lanes[order.target])
+        return encoded.parts
 
 
 def read_batch(
