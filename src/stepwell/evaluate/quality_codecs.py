@@ -127,10 +127,6 @@ class KvtcCodec:
     def __init__(self, calibration: Calibration, ratio: float) -> None:
         self._calibration = calibration
         self.choices = [choice_for_ratio(plane, ratio) for plane in calibration.planes]
-        self._back = [
-            plane.basis.trimmed(1 + int(plane.ladder[rung].coded.max(initial=0)))
-            for plane, (rung, _) in zip(calibration.planes, self.choices, strict=True)
-        ]
 
     @property
     def artifact_bytes(self) -> int:
@@ -155,10 +151,10 @@ class KvtcCodec:
             body = b"".join(parts)
             chunk = sealed(body)
             size, side = size + len(chunk), side + len(chunk) - len(body)
-        backs = [
-            basis.backward(torch.cat(found)[:, : basis.rank])
-            for basis, found in zip(self._back, decoded, strict=True)
-        ]
+        backs = []
+        for plane, found, (rung, _) in zip(known.planes, decoded, self.choices, strict=True):
+            reach = plane.ladder[rung].reach
+            backs.append(plane.basis.backward(torch.cat(found)[:, :reach]))
         restored = _scatter(context, known.keys, known.values, torch.cat(backs, dim=1), start)
         return Coded(restored, size, side)
 

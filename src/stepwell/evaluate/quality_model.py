@@ -16,11 +16,12 @@ from stepwell.codec.kvtc.container import ArtifactError
 from stepwell.codec.kvtc.layout import RowLayout
 from stepwell.codec.kvtc.statistics import SINK_TOKENS
 from stepwell.codec.kvtc.train import Gatherer, TrainingOptions, train_calibration
-from stepwell.evaluate.calibrate import OnProgress, weights_hash
+from stepwell.evaluate.calibrate import OnProgress
 from stepwell.evaluate.codec_paper import Paper
 from stepwell.evaluate.codec_text import library_texts
 from stepwell.evaluate.quality_codecs import BlockCodec, CacheCodec, KvtcCodec, PaperCodec
 from stepwell.evaluate.quality_settings import KVTC, PAPER, RATED, Setting
+from stepwell.model.identity import weights_hash
 from stepwell.model.load import LoadedModel, find_checkpoint, load_model, read_hf_config
 from stepwell.model.record import record
 from stepwell.model.rotary import row_layouts

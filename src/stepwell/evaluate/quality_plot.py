@@ -116,29 +116,35 @@ def _divergence(axis: Any, rows: Sequence[Row], document: Mapping[str, Any]) -> 
 
 
 def _recall(axis: Any, rows: Sequence[Row], document: Mapping[str, Any]) -> None:
-    vanilla = 100 * rows[0]["recall_all"]["vanilla_accuracy"]
-    n = rows[0]["recall_all"]["n"]
+    """Differences, since settings may have been asked different questions."""
     for codec, curve in _curves(rows).items():
         xs = [row["bytes"]["bytes_per_coded_token"] for row in curve]
-        ys = [100 * row["recall_all"]["accuracy"] for row in curve]
+        ys = [100 * row["recall_all"]["difference"] for row in curve]
         edges = [row["recall_all"]["difference_tango_95"] for row in curve]
-        low = [y - (vanilla + 100 * e[0]) for y, e in zip(ys, edges, strict=True)]
-        high = [vanilla + 100 * e[1] - y for y, e in zip(ys, edges, strict=True)]
+        low = [y - 100 * edge[0] for y, edge in zip(ys, edges, strict=True)]
+        high = [100 * edge[1] - y for y, edge in zip(ys, edges, strict=True)]
         colour, marker = _COLOURS.get(codec, _GREY), _MARKERS.get(codec, "x")
         axis.errorbar(xs, ys, yerr=[low, high], color=colour, marker=marker, markersize=5,
                       capsize=2, elinewidth=0.8)  # fmt: skip
         _label(axis, codec, xs, ys, colour)
-    for level, text in (
-        (vanilla, f"vanilla {vanilla:.1f} % (ceiling)"),
-        (vanilla - 100 * MARGIN, "one point below: the margin"),
+    vanilla = [100 * row["recall_all"]["vanilla_accuracy"] for row in rows]
+    lowest = -100 * MARGIN
+    axis.axhspan(lowest, 0, color="#dddddd", alpha=0.5, linewidth=0)
+    axis.axhline(0, color=_GREY, linewidth=0.8, linestyle=":")
+    for level, text, place in (
+        (0, f"vanilla,\n{sum(vanilla) / len(vanilla):.1f} %", "bottom"),
+        (lowest, "one point\nbelow", "top"),
     ):
-        axis.axhline(level, color=_GREY, linewidth=0.8, linestyle=":")
-        axis.annotate(text, (0.01, level), xycoords=("axes fraction", "data"), ha="left",
-                      fontsize=8, color=_GREY, textcoords="offset points",
-                      xytext=(0, 3 if level == vanilla else -9))  # fmt: skip
+        axis.annotate(text, (1.01, level), xycoords=("axes fraction", "data"), fontsize=8,
+                      color=_GREY, va=place)  # fmt: skip
     tasks = ", ".join(document["vanilla"]["recall"])
-    axis.set_title(f"questions answered, % ({tasks}), n = {n:,}, paired 95 % intervals",
+    axis.set_title(f"questions answered, points from vanilla ({tasks}; n = {_counts(rows)})",
                    loc="left", fontsize=9)  # fmt: skip
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    found = sorted({row["recall_all"]["n"] for row in rows})
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
 def _label(axis: Any, codec: str, xs: Sequence[float], ys: Sequence[float], colour: str) -> None:
