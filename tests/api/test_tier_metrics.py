@@ -22,7 +22,7 @@ def tier(**changed):
     values = {
         "capacity": 4096, "used": 1024, "chunks": 2, "healthy": True, "loads": 3, "stores": 4,
         "bytes_loaded": 300, "bytes_stored": 400, "evictions": 1, "dropped": 0, "failures": 0,
-        "refused": 5, "expected_chunk_bytes": 512,
+        "kept_exact": 0, "refused": 5, "expected_chunk_bytes": 512,
     }  # fmt: skip
     return TierStats(**(values | changed))
 

@@ -48,8 +48,8 @@ class HierarchyMachine(RuleBasedStateMachine):
         self.brain = Hierarchy(
             [
                 TierSpec(name=HOST, capacity_bytes=CAPACITY[HOST]),
-                TierSpec(name=DISK, capacity_bytes=CAPACITY[DISK], persistent=True),
-                TierSpec(name=REMOTE, capacity_bytes=0, shared=True, persistent=True),
+                TierSpec(name=DISK, capacity_bytes=CAPACITY[DISK], persistent=True, lossy=True),
+                TierSpec(name=REMOTE, capacity_bytes=0, shared=True, persistent=True, lossy=True),
             ],
             chunk_tokens=16,
             chunk_bytes=SIZE,
@@ -58,6 +58,7 @@ class HierarchyMachine(RuleBasedStateMachine):
                 max_ghosts=6,
                 max_sessions=8,
                 max_shared_chunks=10,
+                window_chunks=2,
                 moves_in_flight=3,
                 ttl={WorkloadClass.BATCH: 5.0},
                 quota={"b": {HOST: 3 * SIZE}},

@@ -133,7 +133,8 @@ class TransferReport:
     """The end of a LoadChunk, StoreChunk or MoveChunk.
 
     `seconds` is the transfer itself, `queued` the wait before it; together they are what the
-    request saw. `size` is what the tier holds for the chunk.
+    request saw. `size` is what the tier holds for the chunk. `kept_exact`: a lossy codec would not
+    take it, its error being beyond the limit.
     """
 
     order_id: int
@@ -142,6 +143,7 @@ class TransferReport:
     queued: float
     size: int
     failure: Failure | None = None
+    kept_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

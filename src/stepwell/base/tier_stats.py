@@ -13,7 +13,8 @@ from stepwell.base.hierarchy import TierName
 class TierStats:
     """Gauges and counters of one tier. Sizes in bytes, the rest in chunks. `used` includes what
     is on its way there. `refused`: not stored, for want of room, worth or quota. `dropped`:
-    evicted while no other lower tier had it. `returned_evicted`: asked for again after that."""
+    evicted while no other lower tier had it. `returned_evicted`: asked for again after that.
+    `kept_exact`: chunks that its lossy codec would not take."""
 
     capacity: int
     used: int
@@ -27,6 +28,7 @@ class TierStats:
     dropped: int
     failures: int
     refused: int
+    kept_exact: int
     expected_chunk_bytes: int
 
 

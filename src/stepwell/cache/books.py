@@ -33,7 +33,7 @@ class TierBooks:
         self.quota = dict(quota)
         self.expected = float(chunk_bytes)
         self.loads = self.stores = self.bytes_loaded = self.bytes_stored = 0
-        self.evictions = self.dropped = self.failures = self.refused = 0
+        self.evictions = self.dropped = self.failures = self.refused = self.kept_exact = 0
         self.last_measured = float("-inf")
         self.probe_wait = 0.0
         self.unclean = True
@@ -99,7 +99,8 @@ class TierBooks:
             healthy=self.healthy, loads=self.loads, stores=self.stores,
             bytes_loaded=self.bytes_loaded, bytes_stored=self.bytes_stored,
             evictions=self.evictions, dropped=self.dropped, failures=self.failures,
-            refused=self.refused, expected_chunk_bytes=round(self.expected),
+            refused=self.refused, kept_exact=self.kept_exact,
+            expected_chunk_bytes=round(self.expected),
         )  # fmt: skip
 
 

@@ -342,6 +342,7 @@ class ChunkStore:
         table.arrive(row, order.target, size)
         books.learn_size(size)
         books.stores += 1
+        books.kept_exact += event.kept_exact
         books.bytes_stored += size
 
     def _remove(self, row: int, tier: TierName, now: float) -> None:

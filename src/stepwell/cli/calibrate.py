@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +55,7 @@ def calibrate(
     Still right for these? [bold]stepwell calibrate house --check new-prompts.txt[/bold]
     """
     from stepwell.codec.kvtc.train import TrainingOptions
+    from stepwell.engine.codecs import calibration_path
     from stepwell.evaluate.calibrate import CalibrationOptions, open_source
 
     note("loading the model")
@@ -71,12 +71,6 @@ def calibrate(
         _check(source, place, wanted, as_json=as_json)
     else:
         _calibrate(source, place, wanted, as_json=as_json)
-
-
-def calibration_path(weights: bytes) -> Path:
-    """Where the calibration of these weights is kept."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "stepwell" / "calibration" / f"{weights.hex()[:32]}.kvtc"
 
 
 def _calibrate(source: Source, place: Path, wanted: Any, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from stepwell.base.units import format_bytes, format_seconds
 Row = tuple[str, ...]
 TIER_COLUMNS = (
     "tier", "healthy", "used", "capacity", "chunks", "loaded", "stored", "evicted", "refused",
+    "kept exact",
     "failures",
 )  # fmt: skip
 _OWN_LABELS = ("model_name", "engine")
@@ -98,5 +99,6 @@ def _tier_row(name: str, measures: Mapping[str, float]) -> Row:
         size("stored_bytes"),
         count("evictions"),
         count("refused"),
+        count("kept_exact"),
         count("failures"),
     )

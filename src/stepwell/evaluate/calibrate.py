@@ -8,8 +8,6 @@ bytes that were decoded again. Refuses models whose keys cannot be turned back (
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +27,7 @@ from stepwell.codec.kvtc.statistics import SINK_TOKENS
 from stepwell.codec.kvtc.train import TrainingOptions, runs_of, train_calibration
 from stepwell.evaluate.codec_text import library_texts
 from stepwell.hardware.machine import read_machine
-from stepwell.model.identity import Coverage, weights_manifest
+from stepwell.model.identity import weights_hash
 from stepwell.model.load import LoadedModel, find_checkpoint, load_model, read_hf_config
 from stepwell.model.record import record
 from stepwell.model.rotary import row_layouts
@@ -102,12 +100,6 @@ def open_source(model: str) -> Source:
         raise ConfigError("calibration needs the model's tokenizer.", param="model")
     keys, values = row_layouts(loaded)
     return Source(loaded, keys, values, weights_hash(folder))
-
-
-def weights_hash(folder: Path) -> bytes:
-    """32 bytes, equal only for the same weights files."""
-    manifest = weights_manifest(folder, Coverage.WHOLE)
-    return hashlib.sha256(json.dumps(manifest).encode()).digest()
 
 
 def calibrate(

@@ -28,6 +28,11 @@ _PER_TIER: tuple[tuple[str, str, Callable[[TierStats], float]], ...] = (
         "Chunks not stored for want of room, worth or quota.",
         lambda tier: tier.refused,
     ),
+    (
+        "tier_kept_exact",
+        "Chunks stored exactly, as a lossy codec's error would have exceeded the limit.",
+        lambda tier: tier.kept_exact,
+    ),
 )
 
 

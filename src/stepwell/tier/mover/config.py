@@ -48,7 +48,6 @@ class LaneUsage:
 
     `open_orders`, `backlog`, `busy_threads`, `late_threads`: now. A late thread is still busy with
     an order that has been reported. `refused_headers`: values that were whole but not ours.
-    `kept_exact`: chunks that a lossy codec would not take, its error being beyond the limit.
     """
 
     open_orders: int
@@ -62,7 +61,6 @@ class LaneUsage:
     done: int
     failed: Mapping[Failure, int]
     refused_headers: int
-    kept_exact: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,11 +103,6 @@ class Desk:
             self.end(job, outcome)
             return True
 
-    def kept_exact(self, lane: Lane) -> None:
-        """A lossy codec would not take a chunk of this tier's. Takes the lock."""
-        with self.lock:
-            lane.kept_exact += 1
-
     def hand_over(self, job: Job, value: Buffer) -> None:
         """The second half of a move between two staged tiers. Takes the lock."""
         with self.exclusive():

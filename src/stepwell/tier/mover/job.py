@@ -36,6 +36,7 @@ class Job:
 
     `tiers`: those it touches. `lane`: whose thread has or will have it. A move between two staged
     tiers goes on in the lane `then`, with the value in `handoff`, which belongs to the order.
+    `kept_exact`: the codec would not take it; set by the thread that has it.
     """
 
     order: Tracked
@@ -48,6 +49,7 @@ class Job:
     began: float | None = None
     ended: float | None = None
     handoff: Buffer | None = None
+    kept_exact: bool = False
 
     @property
     def deadline(self) -> float | None:
@@ -96,4 +98,5 @@ def report(job: Job, outcome: Outcome, *, now: float) -> LookupReport | Transfer
         queued=now - job.submitted - taken,
         size=job.order.size if outcome.size is None else outcome.size,
         failure=outcome.failure,
+        kept_exact=job.kept_exact,
     )

@@ -88,7 +88,6 @@ class Lane:
         self.stored_bytes = 0
         self.done = 0
         self.refused_headers = 0
-        self.kept_exact = 0
         self.failed: Counter[Failure] = Counter()
         self.flush_at: float | None = None  # when what was stored is to be flushed
         self.probe_wanted = False
@@ -194,7 +193,6 @@ class Lane:
             done=self.done,
             failed=dict(self.failed),
             refused_headers=self.refused_headers,
-            kept_exact=self.kept_exact,
         )
 
     def _take_loads(self) -> list[Job] | None:

@@ -127,8 +127,7 @@ class Carrier:
                 copy_parts(source=value, target=[staged])
                 value = [staged]
             self._desk.unclaim(job)
-        if encoded.kept_exact:
-            self._desk.kept_exact(lane)
+        job.kept_exact = encoded.kept_exact
         self._write(lane, job, order, value)
 
     def _move(self, lane: Lane, worker: Worker, job: Job, order: MoveChunk) -> None:
@@ -151,7 +150,7 @@ class Carrier:
         if read is not ReadOutcome.OK:
             self._desk.finish(job, _read_outcome(read, order.source))
             return
-        parts = self._recoded(value, order)
+        parts = self._recoded(value, job, order)
         if isinstance(parts, HeaderFault):
             self._tiers[order.source].delete([order.key])
             self._desk.finish(job, _read_outcome(read, order.source, fault=parts))
@@ -187,7 +186,7 @@ class Carrier:
         found = sizes_of(lane.tier, keys)
         return [size or job.size for size, job in zip(found, jobs, strict=True)]
 
-    def _recoded(self, value: Buffer, order: MoveChunk) -> list[Buffer] | HeaderFault:
+    def _recoded(self, value: Buffer, job: Job, order: MoveChunk) -> list[Buffer] | HeaderFault:
         """The value as its new tier writes it."""
         source, target = self._forms[order.source], self._forms[order.target]
         header = source.open(value)
@@ -202,8 +201,7 @@ class Carrier:
         if fault is not None:
             return fault
         encoded = target.encode(parts, index=order.index, exact=order.exact)
-        if encoded.kept_exact:
-            self._desk.kept_exact(self._desk.lanes[order.target])
+        job.kept_exact = encoded.kept_exact
         return encoded.parts
 
 
