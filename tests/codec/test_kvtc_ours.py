@@ -130,6 +130,18 @@ def test_a_chunk_comes_back_as_the_quantiser_made_it(joint: bool) -> None:
         assert data == found.encode_rows(chunk, rungs=[rung] * len(found.planes))
 
 
+@pytest.mark.parametrize("rung", [0, 3])
+def test_looking_up_is_reconstructing(rung: int) -> None:
+    """Far outliers too, which are escaped."""
+    plane = calibration(joint=True).planes[0]
+    coefficients = plane.basis.forward(rows(40, seed=21))
+    coefficients[3, :5] *= 1000
+    data = plane.coder.encode(coefficients, rung=rung)
+    found, where = plane.coder.decode_coded(data, tokens=40)
+    expected = plane.coder.decode(data, tokens=40)[:, plane.ladder[rung].coded]
+    assert where == rung and torch.equal(found, expected)
+
+
 def test_bytes_are_what_training_expects() -> None:
     plane = calibration(joint=True).planes[0]
     coefficients = plane.basis.forward(rows(4000, seed=51))

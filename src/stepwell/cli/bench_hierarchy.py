@@ -63,8 +63,8 @@ def hierarchy(
     else:
         folder = house_folder() if model == "house" else Path(model)
     sizes: dict[str, Any] = {
-        "pool": "48MiB", "host": "96MiB", "repeats": 3, "sick": 3, "sick_compared": 2, "sick_prompt": 2048,
-        "brain": BrainScale(sessions=10_000),
+        "pool": "48MiB", "host": "96MiB", "repeats": 3,
+        "sick": 3, "sick_compared": 2, "sick_prompt": 2048, "brain": BrainScale(sessions=10_000),
     }  # fmt: skip
     sizes = sizes if quick else {"chats": ChatLoad(), "kill_server": True, "sick": 30}
     options = HierarchyOptions(

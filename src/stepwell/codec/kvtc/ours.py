@@ -100,6 +100,24 @@ class LadderCoder:
         levels[escaped] = unpack_escapes(escapes, count=int(escaped.sum()))
         return levels, rung, step
 
+    def decode_coded(self, data: bytes | memoryview, *, tokens: int) -> tuple[Tensor, int]:
+        """What `coded_coefficients` makes of what `unpack` gives, by one look-up a symbol, and the
+        rung. ValueError as `unpack`."""
+        view = memoryview(data)
+        rung, step = self._header(view, tokens=tokens)
+        model, (stream, escapes) = self.ladder[rung].model, _sections(view)
+        symbols = entropy.decode(stream, model.contexts, model.tables, tokens=tokens)
+        place = symbols + (model.contexts.astype(np.int32) << 8)
+        values = torch.from_numpy(model.values.reshape(-1).take(place))
+        escaped = symbols == ESCAPE
+        levels = unpack_escapes(escapes, count=int(escaped.sum()))
+        if len(levels):
+            whole = np.zeros(symbols.shape, np.int32)
+            whole[escaped] = levels
+            where = torch.from_numpy(escaped)
+            values[where] = reconstruct(whole, model)[where]
+        return values * step, rung
+
     def _header(self, view: memoryview, *, tokens: int) -> tuple[int, float]:
         if len(view) < HEADER.size:
             raise ValueError("shorter than its header")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.codec.kvtc.cells import OFFSETS, Cells, make_cells
-from stepwell.codec.kvtc.levels import Levels, LevelTables
+from stepwell.codec.kvtc.levels import SYMBOLS, Levels, LevelTables, to_levels
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,17 @@ class QuantizerModel:
     @cached_property
     def _known(self) -> dict[float, list[Cells]]:
         return {}
+
+    @cached_property
+    def values(self) -> NDArray[np.float32]:
+        """What each symbol of each context stands for, in steps, [contexts, 256]; 0 for the
+        escape."""
+        levels = to_levels(np.arange(SYMBOLS, dtype=np.uint8))
+        size = np.abs(levels)
+        wide = np.zeros((len(self.offsets), OFFSETS + 1), np.float32)
+        wide[:, 1:] = self.offsets
+        found = np.sign(levels) * (size + wide[:, np.minimum(size, OFFSETS)])
+        return found.astype(np.float32)
 
     def cells(self, price: float) -> list[Cells]:
         """For each context, which interval becomes which level; worked out once a price."""

@@ -115,10 +115,9 @@ class _FoldedPlane:
 
     def decode(self, data: memoryview, *, tokens: int) -> Tensor:
         """Rows [tokens, p]."""
-        levels, rung, step = self.plane.coder.unpack(data, tokens=tokens)
+        back, rung = self.plane.coder.decode_coded(data, tokens=tokens)
         if rung != self.choice[0]:
             raise ValueError("of another rung")
-        back = self.plane.coder.coded_coefficients(levels, rung=rung, step=step)
         return _product(back, self.synthesis) + self.plane.basis.mean
 
 
