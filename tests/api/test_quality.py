@@ -208,6 +208,9 @@ def test_the_command_writes_tables_json_and_pictures(tmp_path: Path) -> None:
     assert document == json.loads(files[2].read_text()) and files[3].stat().st_size > 5000
     assert [row["codec"] for row in document["settings"]] == ["lossless", "int4"]
     assert document["settings"][0]["fidelity"]["kl_max"] == 0
+    result = CliRunner().invoke(app, ["join", str(files[2]), "--json"])  # a joined one again
+    again = json.loads(result.stdout)
+    assert again["settings"] == document["settings"] and again["runs"] == document["runs"]
     assert len(document["runs"]) == 2 and document["vanilla"]["recall"]["pairs"]["n"] == 4
 
 

@@ -130,17 +130,18 @@ def join(
     from stepwell.evaluate.quality_report import join as join_findings
     from stepwell.evaluate.quality_report import make_document, read_document
 
-    parts, dates = [], []
+    parts, runs = [], []
     for file in files:
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
             parts.append(read_document(document))
-            dates.append({name: document[name] for name in ("date", "command", "seconds")})
+            own = {name: document.get(name) for name in ("date", "command", "seconds")}
+            runs += document.get("runs", [own])
         except (OSError, ValueError, KeyError, TypeError) as error:
             message = f"{file} is no result of `stepwell evaluate quality`: {error}."
             raise ConfigError(message, hint="Write one with --out.", param="files") from None
     joined = make_document(join_findings(parts))
-    _finish(_dated(joined | {"runs": dates}, quick=False), out=out, plot=plot, as_json=as_json)
+    _finish(_dated(joined | {"runs": runs}, quick=False), out=out, plot=plot, as_json=as_json)
 
 
 def _finish(

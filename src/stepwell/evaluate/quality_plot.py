@@ -15,10 +15,12 @@ _COLOURS = {
 }  # fmt: skip
 """Okabe and Ito's palette, told apart with every common colour blindness; markers differ too."""
 _MARKERS = {"kvtc": "o", "kvtc-paper": "s", "int8": "D", "int4": "v", "fp8": "^", "lossless": "P"}
+_BELOW = ("int8", "raw")  # labels of neighbours on the axis of bytes
 _GREY = "#777777"
 _LEAST_KL = 1e-7  # where nothing differs at all
 _RATIOS = (2, 4, 8, 16, 32, 64, 128)
 Row = Mapping[str, Any]
+Place = tuple[int, int]
 
 
 def plot_quality(document: Mapping[str, Any], path: Path) -> None:
@@ -106,7 +108,8 @@ def _divergence(axis: Any, rows: Sequence[Row], document: Mapping[str, Any]) -> 
         if len(curve) > 1:
             axis.annotate("p99", (xs[-1], tails[-1]), color=colour, fontsize=7,
                           textcoords="offset points", xytext=(4, 2))  # fmt: skip
-        _label(axis, codec, xs, means, colour)
+        place = (-4, 8) if len(curve) > 1 else (0, -15 if codec in _BELOW else 8)
+        _label(axis, codec, (xs[0], means[0]), colour, place)
     axis.axhline(_LEAST_KL, color=_GREY, linewidth=0.8, linestyle=":")
     axis.annotate("identical predictions", (0.02, _LEAST_KL), fontsize=8, color=_GREY,
                   xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -117,6 +120,8 @@ def _divergence(axis: Any, rows: Sequence[Row], document: Mapping[str, Any]) -> 
 
 def _recall(axis: Any, rows: Sequence[Row], document: Mapping[str, Any]) -> None:
     """Differences, since settings may have been asked different questions."""
+    from matplotlib import ticker
+
     for codec, curve in _curves(rows).items():
         xs = [row["bytes"]["bytes_per_coded_token"] for row in curve]
         ys = [100 * row["recall_all"]["difference"] for row in curve]
@@ -126,20 +131,30 @@ def _recall(axis: Any, rows: Sequence[Row], document: Mapping[str, Any]) -> None
         colour, marker = _COLOURS.get(codec, _GREY), _MARKERS.get(codec, "x")
         axis.errorbar(xs, ys, yerr=[low, high], color=colour, marker=marker, markersize=5,
                       capsize=2, elinewidth=0.8)  # fmt: skip
-        _label(axis, codec, xs, ys, colour)
+        place = (8, -4) if len(curve) > 1 else (0, -34 if codec in _BELOW else 26)
+        _label(axis, codec, (xs[0], ys[0]), colour, place)
+    axis.set_yscale("symlog", linthresh=2, linscale=1)
+    axis.set_yticks([-50, -20, -10, -5, -2, -1, 0, 1, 2])
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:+.0f}" if value else "0")
+    axis.yaxis.set_minor_locator(ticker.NullLocator())
+    axis.set_ylim(bottom=1.25 * min(100 * _lower(row) for row in rows), top=2)
     vanilla = [100 * row["recall_all"]["vanilla_accuracy"] for row in rows]
     lowest = -100 * MARGIN
     axis.axhspan(lowest, 0, color="#dddddd", alpha=0.5, linewidth=0)
     axis.axhline(0, color=_GREY, linewidth=0.8, linestyle=":")
-    for level, text, place in (
+    for level, text, side in (
         (0, f"vanilla,\n{sum(vanilla) / len(vanilla):.1f} %", "bottom"),
         (lowest, "one point\nbelow", "top"),
     ):
         axis.annotate(text, (1.01, level), xycoords=("axes fraction", "data"), fontsize=8,
-                      color=_GREY, va=place)  # fmt: skip
+                      color=_GREY, va=side)  # fmt: skip
     tasks = ", ".join(document["vanilla"]["recall"])
     axis.set_title(f"questions answered, points from vanilla ({tasks}; n = {_counts(rows)})",
                    loc="left", fontsize=9)  # fmt: skip
+
+
+def _lower(row: Row) -> float:
+    return min(-MARGIN, float(row["recall_all"]["difference_tango_95"][0]))
 
 
 def _counts(rows: Sequence[Row]) -> str:
@@ -147,7 +162,8 @@ def _counts(rows: Sequence[Row]) -> str:
     return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
-def _label(axis: Any, codec: str, xs: Sequence[float], ys: Sequence[float], colour: str) -> None:
-    """The codec's name at its smallest point."""
-    axis.annotate(codec, (xs[0], ys[0]), color=colour, fontsize=9, fontweight="bold",
-                  textcoords="offset points", xytext=(-4, 7), ha="center")  # fmt: skip
+def _label(axis: Any, codec: str, at: tuple[float, float], colour: str, place: Place) -> None:
+    """The codec's name beside a point, `place` in points."""
+    axis.annotate(codec, at, color=colour, fontsize=9, fontweight="bold",
+                  textcoords="offset points", xytext=place,
+                  ha="center" if place[0] == 0 else "left")  # fmt: skip
