@@ -25,6 +25,7 @@ SCALES = (0.5, 1.0, 2.0)
 _ENOUGH = 512
 """Sampled chunks at scale 1 from which one in two is dropped: 512 to 1,023 remain."""
 _SCAN_LIMIT = 4096
+"""Victims looked at for one newcomer, before sampling, as `ChunkStore` does it."""
 
 
 class ShadowCaches:
@@ -47,7 +48,8 @@ class ShadowCaches:
             size = max(1, round(capacity * scale / self.one_in))
             context = PolicyContext(self._rows, TierName.HOST, size, chunk_seconds, forecast)
             policy = POLICIES[name](context)
-            self._caches.append(_ShadowCache(self._rows, policy, number, scale, size))
+            scan = max(1, _SCAN_LIMIT // self.one_in)
+            self._caches.append(_ShadowCache(self._rows, policy, number, scale, size, scan))
         self._keys = self._lookups = 0
 
     def begin(self, keys: Sequence[bytes], now: float) -> None:
@@ -118,7 +120,7 @@ class _ShadowCache:
     """One policy at one size, in sampled chunks."""
 
     def __init__(
-        self, rows: SampledRows, policy: Policy, number: int, scale: float, size: int
+        self, rows: SampledRows, policy: Policy, number: int, scale: float, size: int, scan: int
     ) -> None:
         self.policy = policy
         self.scale = scale
@@ -127,6 +129,7 @@ class _ShadowCache:
         self._number = number
         self._bit = 1 << number
         self._size = size
+        self._scan = scan
         self._count = 0
 
     def use(self, rows: Sequence[int], now: float) -> None:
@@ -182,7 +185,7 @@ class _ShadowCache:
     ) -> int | None:
         """Evict one row for `row`, none of its own chain and none with children here."""
         leaves = self._rows.leaves[self._number]
-        for victim in islice(victims, _SCAN_LIMIT):
+        for victim in islice(victims, self._scan):
             if leaves[victim] or victim in chain:
                 continue
             if not self.policy.admit(row, victim, now):
