@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from stepwell.base.errors import ConfigError
 from stepwell.cli.bench import app
 from stepwell.cli.bench_codec import _show
 from stepwell.evaluate.codec_run import CodecOptions, Part, Scale, run_codec_bench
+from stepwell.evaluate.codec_shapes import H200, KvShape, _basis, bounds, run_shape
 from stepwell.evaluate.shapes import house_folder
 
+SHAPE = KvShape(layers=4, heads=4, dim=64, rank=256)
 TINY = Scale(
     ratios=(16,), rows=(4, 1, 0), sample=1500, paper_sample=256, rungs=5, rounds=1, whole=False
 )
@@ -41,3 +46,30 @@ def test_ours_takes_fewer_bytes_at_the_papers_error(capsys: pytest.CaptureFixtur
     _show(result)
     printed = capsys.readouterr().out
     assert printed.index("Ceiling") < printed.index("at equal error")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_synthetic_directions_are_orthonormal_and_carry_rows(groups: int) -> None:
+    shape = replace(SHAPE, groups=groups)
+    basis, _ = _basis(shape)
+    for group in basis.groups:
+        vectors = group.matrix.dense()
+        gram = vectors.T @ vectors
+        assert float((gram - torch.eye(len(gram))).abs().max()) < 0.3  # coded in few bits
+    coefficients = torch.randn(20, shape.rank)
+    assert torch.allclose(basis.forward(basis.backward(coefficients)), coefficients, atol=1e-4)
+    figures = run_shape(shape, say=lambda text: None)
+    assert 1 < figures["matrix_bits_per_entry"] < 8
+    assert all(rung["encode_tokens_per_s"] > 0 for rung in figures["rungs"])
+
+
+def test_bounds_are_arithmetic() -> None:
+    one = bounds(KvShape(), H200, tokens=8192)
+    assert one["decode_flop_per_token"] == 4 * 32_768 * 10_000
+    assert one["encode_flop_per_token"] == 4 * (32_768 * 10_000 + 10_000**2)
+    assert one["decode_tokens_per_s"] == pytest.approx(989e12 / 1.31072e9)
+    two = bounds(KvShape(groups=2), H200, tokens=8192)
+    assert two["decode_flop_per_token"] == one["decode_flop_per_token"] / 2
+    assert (
+        bounds(KvShape(), H200, tokens=1)["decode_tokens_per_s"] < 4000
+    )  # matrices read each time

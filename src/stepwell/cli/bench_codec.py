@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stepwell.base.errors import ConfigError, unknown_name
+from stepwell.base.units import format_bytes
 from stepwell.cli.bench_result import result_document
 from stepwell.cli.output import moving_line, note, print_table
 
@@ -41,7 +42,7 @@ def codec(
     model: Annotated[str, typer.Argument(help="`house` or a checkpoint folder.")] = "house",
     quick: Annotated[bool, typer.Option("--quick", help="At most 50 seconds.")] = False,
     only: Annotated[
-        str, typer.Option(help="Parts, comma-separated: pieces, contest, variants.")
+        str, typer.Option(help="Parts, comma-separated: pieces, contest, variants, shapes.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Which texts.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
@@ -52,6 +53,8 @@ def codec(
     """Measure codecs on a model's own cache: bytes at equal error, and speed a core.
 
     Example: [bold]stepwell bench codec --quick[/bold]
+
+    A large model's shape: [bold]stepwell bench codec --only shapes[/bold]
 
     `bytes_vs_kvtc_paper_16x`: the paper's bytes at nominal 16x over ours at its error.
     """
@@ -108,6 +111,8 @@ def _show(result: dict[str, Any]) -> None:
         rows = [_contest_row(row) for row in contest["held_out"]]
         columns = ("nominal", "error", "paper's bytes", "ours", "paper / ours", "apart")
         print_table("Bytes a token at equal error, held-out text", columns, rows)
+    if "shapes" in result:
+        _show_shapes(result)
     if "calibration_s" in result:
         seconds, tokens = result["calibration_s"], result["calibration_tokens"]
         print(f"calibrated for all ratios in {seconds:.1f} s with {tokens:,} tokens")
@@ -141,3 +146,25 @@ def _show_pieces(result: dict[str, Any]) -> None:
         rows.append((name, smaller, f"{result[encode]:.3g}", f"{result[decode]:.3g}"))
     columns = ("codec", "smaller", "GB/s in", "GB/s out")
     print_table("On one core, bytes of K,V", columns, rows)
+
+
+def _show_shapes(result: dict[str, Any]) -> None:
+    rows = []
+    for shape in result["shapes"]:
+        for rung in shape["rungs"]:
+            rows.append((
+                f"{shape['groups']}", f"{rung['coded_each']:,}", f"{rung['ratio']:.0f}x",
+                f"{rung['encode_tokens_per_s']:.0f}", f"{rung['decode_tokens_per_s']:.0f}",
+                format_bytes(2 * shape["working_bytes_each"]),
+                format_bytes(shape["matrix_entries_each"] * shape["matrix_bits_per_entry"] / 4),
+            ))  # fmt: skip
+    columns = ("groups", "coded", "ratio", "tokens/s in", "tokens/s out", "memory", "matrices")
+    title = f"p = {result['shapes'][0]['features_each']:,} each, synthetic rows, this CPU"
+    print_table(title, columns, rows)
+    limits = [
+        (f"{limit['groups']}", f"{limit['encode_tokens_per_s']:,.0f}",
+         f"{limit['decode_tokens_per_s']:,.0f}")
+        for limit in result["accelerator"]["bounds"]
+    ]  # fmt: skip
+    title = f"{result['accelerator']['name']}: tokens/s it cannot exceed, transform alone"
+    print_table(title, ("groups", "in", "out"), limits)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepwell.codec.kvtc.gather import SAMPLE
 from stepwell.evaluate.ceiling import measure_ceiling
 from stepwell.evaluate.codec_bench import PIECES, casts, load_sample
 from stepwell.evaluate.codec_bench import run as run_pieces
@@ -32,7 +33,10 @@ from stepwell.evaluate.codec_contest import (
 from stepwell.evaluate.codec_measure import CHUNK_TOKENS, Energy
 from stepwell.evaluate.codec_prepare import ROW_TOKENS, Bench, prepare
 from stepwell.evaluate.codec_rd import simple_rivals, storage, weighted
+from stepwell.evaluate.codec_shapes import H200, KvShape, bounds, run_shape
 from stepwell.evaluate.codec_text import library_texts
+
+ACCELERATOR_BATCH = 8192  # tokens that an accelerator would transform at once
 
 
 class Part(enum.Enum):
@@ -41,6 +45,7 @@ class Part(enum.Enum):
     PIECES = "pieces"  # lossless, entropy coder, casts
     CONTEST = "contest"  # kvtc against kvtc-paper and simple rivals
     VARIANTS = "variants"  # other coders and transforms, attention's metric
+    SHAPES = "shapes"  # kvtc's speed and memory at Llama-3.1-8B's shape, synthetic rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +53,11 @@ class Scale:
     """How much is measured. `rows`: texts of 1,028 tokens for calibration, measuring, recall.
     `sample`: calibration tokens that ladders are trained on; `paper_sample`: that the paper's plans
     are made from. `rungs` of our ladders. `rounds` of the pieces. `whole`: also keys and values
-    apart, simple rivals, storage, casts."""
+    apart, simple rivals, casts."""
 
     ratios: tuple[int, ...] = (4, 8, 16, 32, 64)
     rows: tuple[int, int, int] = (64, 10, 4)
-    sample: int = 8_000
+    sample: int = SAMPLE
     paper_sample: int = 2_048
     rungs: int = 20
     rounds: int = 15
@@ -61,7 +66,7 @@ class Scale:
 
 FULL = Scale()
 QUICK = Scale(
-    ratios=(8, 16, 32), rows=(16, 2, 0), sample=4_000, paper_sample=1_024, rungs=12, rounds=6,
+    ratios=(8, 16, 32), rows=(16, 2, 0), paper_sample=1_024, rungs=12, rounds=6,
     whole=False,
 )  # fmt: skip
 QUICK_LEAVES_OUT = (
@@ -75,7 +80,7 @@ class CodecOptions:
     """`folder`: the checkpoint."""
 
     folder: Path
-    parts: tuple[Part, ...] = tuple(Part)
+    parts: tuple[Part, ...] = (Part.PIECES, Part.CONTEST, Part.VARIANTS)
     scale: Scale = FULL
     seed: int = 1
 
@@ -118,7 +123,12 @@ def run_codec_bench(options: CodecOptions, *, say: Say) -> dict[str, Any]:
     say("ceiling")
     result: dict[str, Any] = {"ceiling": asdict(measure_ceiling(quick=True))}
     shared = _Run(options, say)
-    run = {Part.PIECES: _pieces, Part.CONTEST: _contest, Part.VARIANTS: _variants}
+    run = {
+        Part.PIECES: _pieces,
+        Part.CONTEST: _contest,
+        Part.VARIANTS: _variants,
+        Part.SHAPES: _shapes,
+    }
     for part in options.parts:
         result |= run[part](shared)
     return result
@@ -150,8 +160,8 @@ def _contest(run: _Run) -> dict[str, Any]:
         found[name] = gains["both_joint"]
         if "both_apart" in gains:
             found[f"{name}_apart"] = gains["both_apart"]
+    contest["storage"] = storage(bench, trained, rows)
     if scale.whole:
-        contest["storage"] = storage(bench, trained, rows)
         run.clock.say("int4 and CacheGen-like")
         contest["simple"] = simple_rivals(bench, trained, bench.sets.held_out, energy)
         chunks, energy = run.chunks(bench.sets.held_out_recall)
@@ -183,6 +193,17 @@ def _variants(run: _Run) -> dict[str, Any]:
     )
     described = _described(bench, scale) | {"seconds": dict(run.clock.seconds)}
     return {"variants": described | {"held_out": rows, "metric": metric}}
+
+
+def _shapes(run: _Run) -> dict[str, Any]:
+    """All layers in one transform, and two groups of layers."""
+    found, bound = [], []
+    for groups in (1, 2):
+        shape = KvShape(groups=groups)
+        found.append(run_shape(shape, say=run.clock.say))
+        limits = bounds(shape, H200, tokens=ACCELERATOR_BATCH)
+        bound.append({"groups": groups, "tokens": ACCELERATOR_BATCH} | limits)
+    return {"shapes": found, "accelerator": asdict(H200) | {"bounds": bound}}
 
 
 def _described(bench: Bench, scale: Scale) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from stepwell.codec.kvtc.metric import Metric
 from stepwell.codec.kvtc.statistics import Moments, Reservoir, Sketch
 from stepwell.codec.kvtc.transform import Basis, basis_from_spectra, fit_basis
 
-SAMPLE = 8_000  # rows that ladders are trained on
+SAMPLE = 4_000  # rows that ladders are trained on
 _OVERSAMPLE = 32
 
 
