@@ -14,11 +14,15 @@ from stepwell.evaluate.hierarchy_bench import (  # noqa: E402
     run_hierarchy_bench,
 )
 from stepwell.evaluate.hierarchy_chat import ChatLoad  # noqa: E402
+from stepwell.evaluate.hierarchy_codecs import CODECS  # noqa: E402
 from stepwell.evaluate.local_redis import binary  # noqa: E402
 from stepwell.evaluate.page_cache import drop_page_cache  # noqa: E402
 
 
-def test_every_figure_is_there(tiny_shape: Path, tmp_path: Path) -> None:
+def test_every_figure_is_there(
+    tiny_shape: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where it calibrates
     said: list[str] = []
     result = run_hierarchy_bench(
         HierarchyOptions(
@@ -38,6 +42,9 @@ def test_every_figure_is_there(tiny_shape: Path, tmp_path: Path) -> None:
     for name in ("chats", "thinking_chats"):
         assert result[name]["host"]["sessions_within_1_s"] <= 6
         assert result[name]["speedup"] > 0
+    assert set(result["codecs"]) == set(CODECS)
+    for row in result["codecs"].values():
+        assert row["replied"] == 16 and len(row["restored"]) == 2
     assert (result["ttft_speedup_network"] is None) == (binary() is None)
     assert set(result["sick"]) and result["sick_tier_p99_ratio"] > 0
     assert result["plan_p99_ms_1m_chunks"] > 0 and result["bytes_per_chunk"] > 0

@@ -36,7 +36,7 @@ def hierarchy(
     ] = "house",
     quick: Annotated[bool, typer.Option("--quick", help="At most 50 seconds.")] = False,
     only: Annotated[
-        str, typer.Option(help="Parts, comma-separated: restore, sick, chats, brain.")
+        str, typer.Option(help="Parts, comma-separated: restore, sick, codecs, chats, brain.")
     ] = "restore,sick,chats,brain",
     prompt: Annotated[int, typer.Option(help="Tokens of a returning session.")] = 2048,
     workdir: Annotated[Path, typer.Option(help="For weights of shapes and the disk tier.")] = Path(
@@ -111,6 +111,8 @@ def _show(result: dict[str, Any]) -> None:
     if rows:
         columns = ("tier", "computed", "restored", "")
         print_table("A returning session: time to first token", columns, rows)
+    if "codecs" in result:
+        _show_codecs(result["codecs"])
     if "sick" in result:
         sick = [
             (name, f"{row['p50_ratio']:.3f}", f"{row['p99_ratio']:.3f}", f"{row['n']:.0f}")
@@ -124,6 +126,26 @@ def _show(result: dict[str, Any]) -> None:
         if name in result:
             _show_chats(result[name], title)
     print(f"tokens that differ: {result['wrong_tokens']}")
+
+
+def _show_codecs(found: dict[str, Any]) -> None:
+    from stepwell.base.units import format_seconds
+    from stepwell.evaluate.statistics import median
+
+    rows = [
+        (
+            name,
+            format_seconds(median(row["computed"])),
+            format_seconds(median(row["restored"])),
+            f"{row['speedup']:.1f}x",
+            f"{row['bytes_per_token']:,.0f}",
+            f"{row['other']} of {row['replied']}",
+            f"{row['kept_exact']}",
+        )
+        for name, row in found.items()
+    ]
+    columns = ("codec", "computed", "restored", "", "bytes a token", "other tokens", "kept exact")
+    print_table("A returning session from disk, by codec", columns, rows)
 
 
 def _show_chats(found: dict[str, Any], title: str) -> None:

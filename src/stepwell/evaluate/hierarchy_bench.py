@@ -25,6 +25,7 @@ from stepwell.engine.llm import LLM
 from stepwell.evaluate.brain_bench import BrainScale, run_brain_bench
 from stepwell.evaluate.ceiling import measure_ceiling
 from stepwell.evaluate.hierarchy_chat import ChatLoad, run_chats, run_thinking_chats
+from stepwell.evaluate.hierarchy_codecs import run_codecs
 from stepwell.evaluate.hierarchy_engine import (
     differences,
     first_token,
@@ -46,6 +47,7 @@ class Section(enum.Enum):
 
     RESTORE = "restore"
     SICK = "sick"
+    CODECS = "codecs"
     CHATS = "chats"
     BRAIN = "brain"
 
@@ -99,6 +101,7 @@ def run_hierarchy_bench(options: HierarchyOptions, *, say: Say) -> dict[str, Any
     sections = {
         Section.RESTORE: _restores,
         Section.SICK: _sick,
+        Section.CODECS: _codecs,
         Section.CHATS: _chats,
         Section.BRAIN: _brain,
     }
@@ -138,6 +141,15 @@ def _sick(options: HierarchyOptions, say: Say) -> dict[str, Any]:
         ratios = [row[f"{quantile}_ratio"] for row in rows.values()]
         result[f"sick_tier_{quantile}_ratio"] = max(ratios)
     return result
+
+
+def _codecs(options: HierarchyOptions, say: Say) -> dict[str, Any]:
+    rows = run_codecs(
+        options.folder, options.workdir, pool=options.pool, prompt=options.prompt,
+        sessions=options.repeats, say=say,
+    )  # fmt: skip
+    exact = sum(rows[name]["other"] for name in ("raw", "lossless"))
+    return {"codecs": rows, "wrong": exact}
 
 
 def _chats(options: HierarchyOptions, say: Say) -> dict[str, Any]:
