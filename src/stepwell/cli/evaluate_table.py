@@ -27,7 +27,7 @@ def show(document: Row) -> None:
         print_table(title, columns, [_recall_row(row) for row in settings if "recall_all" in row])
         tenths = [f"{10 * i} %" for i in range(10)]
         print_table("Recall by depth, %", ("task", "codec", "n", "all", *tenths), _depths(document))
-    for verdict in document["verdicts"]:
+    for verdict in document["verdicts"] if vanilla["recall"] else ():
         print(_sentence(verdict))
     print("What these figures show, and what not: docs/quality.md.")
 
