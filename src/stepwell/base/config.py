@@ -50,6 +50,11 @@ class CacheConfig:
     block_size: int = _setting(16, "tokens per block, a power of two")
     pool: str = _setting(AUTO, "size of the KV pool, such as 2GiB; auto: from free memory")
     prefix_caching: bool = _setting(True, "reuse blocks of equal prefixes")
+    rolling: Literal["off", "kvtc"] = _setting(
+        "off",
+        "let a sequence outgrow the pool: its oldest tokens are kept coded; needs "
+        "`stepwell calibrate`",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,7 @@ class MemoryUse:
 
     `used`: blocks that a running sequence holds. `cached`: blocks that only the prefix cache
     holds. `waste`: slots inside used blocks that hold no token. `workspace`: step buffers.
+    `packed`: fronts of rolling sequences, beside the pool.
     """
 
     weights: int = 0
@@ -117,6 +118,7 @@ class MemoryUse:
     cached: int = 0
     waste: int = 0
     workspace: int = 0
+    packed: int = 0
 
     @property
     def free(self) -> int:

@@ -6,6 +6,7 @@ Life of a sequence here:
     admit    take those blocks, and new ones for the first chunk
     grow     new blocks for the next tokens, or NO_ROOM
     commit   tokens are in the pool: full blocks get keys and can be found by others
+    drop     the front's blocks go back while the sequence goes on (its K,V are kept elsewhere)
     release  blocks go back; those with keys stay cached until evicted
 
 A prompt of which *every* block is cached still needs its last token computed, to have logits. The
@@ -68,7 +69,8 @@ class PrefixMatch:
 @dataclass(slots=True)
 class BlockTable:
     """One sequence's blocks. `keys` covers the full blocks of the tokens seen so far; the first
-    `published` of them are in the prefix index. `awaited`: keys that it announced at admission."""
+    `published` of them are in the prefix index. `awaited`: keys that it announced at admission.
+    `dropped`: blocks of the front that are in `blocks` no more."""
 
     root: bytes
     blocks: list[int] = field(default_factory=list)
@@ -76,6 +78,7 @@ class BlockTable:
     tokens: int = 0
     published: int = 0
     awaited: list[bytes] = field(default_factory=list)
+    dropped: int = 0
 
 
 class CacheManager:
@@ -152,7 +155,7 @@ class CacheManager:
     def grow(self, sequence_id: str, *, tokens: int) -> Room:
         """Make room for the first `tokens` tokens of an admitted sequence."""
         table = self._tables[sequence_id]
-        missing = self.blocks_for(tokens) - len(table.blocks)
+        missing = self.blocks_for(tokens) - table.dropped - len(table.blocks)
         if missing > self.pool.num_available:
             return Room.NO_ROOM
         if missing > 0:
@@ -164,8 +167,8 @@ class CacheManager:
         table = self._tables[sequence_id]
         table.tokens = computed
         full = computed // self.block_size
-        if not self._prefix_caching or full <= table.published:
-            return
+        if not self._prefix_caching or full <= table.published or table.dropped:
+            return  # what was computed behind a dropped front is exact no more
         extend_keys(table.keys, tokens, count=full, block_size=self.block_size, root=table.root)
         for position in range(table.published, full):
             key = table.keys[position]
@@ -174,16 +177,28 @@ class CacheManager:
                 del self._awaited[key]
         table.published = full
 
+    def drop_front(self, sequence_id: str, *, blocks: int) -> None:
+        """Give up the first `blocks` resident blocks of a sequence. They must be computed."""
+        table = self._tables[sequence_id]
+        assert (table.dropped + blocks) * self.block_size <= table.tokens, "not computed yet"
+        self._stop_announcing(sequence_id, table)
+        self.pool.release(table.blocks[:blocks])
+        del table.blocks[:blocks]
+        table.dropped += blocks
+
+    def dropped_of(self, sequence_id: str) -> int:
+        """Blocks that the front of an admitted sequence has lost."""
+        return self._tables[sequence_id].dropped
+
     def release(self, sequence_id: str) -> None:
         """Close the table. Published blocks stay cached."""
         table = self._tables.pop(sequence_id)
         self.pool.release(table.blocks)
-        for key in table.awaited:
-            if self._awaited.get(key) == sequence_id:
-                del self._awaited[key]
+        self._stop_announcing(sequence_id, table)
 
     def blocks_of(self, sequence_id: str) -> list[int]:
-        """Block ids of an admitted sequence, in order. The caller does not change the list."""
+        """Block ids of an admitted sequence, in order, from its dropped front on. The caller does
+        not change the list."""
         return self._tables[sequence_id].blocks
 
     def take_orders(self) -> list[CopyBlock]:
@@ -219,7 +234,7 @@ class CacheManager:
     def unused_slots(self) -> int:
         """Token slots in used blocks that hold no token."""
         size = self.block_size
-        return sum(len(t.blocks) * size - t.tokens for t in self._tables.values())
+        return sum((t.dropped + len(t.blocks)) * size - t.tokens for t in self._tables.values())
 
     def check(self) -> None:
         """Re-count blocks and tables; raises AssertionError with what is wrong."""
@@ -227,7 +242,8 @@ class CacheManager:
         held: dict[int, int] = {}
         for table in self._tables.values():
             assert len(set(table.blocks)) == len(table.blocks), "a block twice in one table"
-            assert table.tokens <= len(table.blocks) * self.block_size, "tokens beyond the blocks"
+            held_tokens = (table.dropped + len(table.blocks)) * self.block_size
+            assert table.tokens <= held_tokens, "tokens beyond the blocks"
             for block in table.blocks:
                 held[block] = held.get(block, 0) + 1
         for order in [*self._orders, *self._in_flight]:
@@ -236,6 +252,12 @@ class CacheManager:
             held[block] = held.get(block, 0) + self._transfers[block]
         assert self.pool.num_used == len(held), "a used block belongs to no sequence"
         assert set(self._awaited.values()) <= set(self._tables), "awaiting a sequence that is gone"
+
+    def _stop_announcing(self, sequence_id: str, table: BlockTable) -> None:
+        """Nobody is to wait for its blocks any more."""
+        for key in table.awaited:
+            if self._awaited.get(key) == sequence_id:
+                del self._awaited[key]
 
     def _copy_last(self, table: BlockTable) -> None:
         """Replace the shared last block by a private one; the order holds the shared one."""

@@ -32,7 +32,9 @@ from stepwell.engine.build_tiers import (
 from stepwell.engine.codecs import make_codecs
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
+from stepwell.engine.build_rolling import make_rolling
 from stepwell.engine.resolve import Resolved, resolve, resolve_pool
+from stepwell.engine.rolling import Rolling
 from stepwell.engine.runner import ModelRunner
 from stepwell.engine.scheduler import Scheduler
 from stepwell.hardware.machine import read_machine
@@ -118,7 +120,9 @@ def build_engine(
             )
             undo.callback(lower.close, _GIVE_UP_SECONDS)
             decisions += lower.decisions
-        engine = _assemble(config, loaded, pool, info, cache, lower)
+        rolling, rolled = make_rolling(config, loaded, pool, cache)
+        decisions += rolled
+        engine = _assemble(config, loaded, pool, info, cache, lower, rolling)
         say("warming up")
         _warm_up(engine, config, info, pool_tokens=pool.num_blocks * pool.block_size)
         undo.pop_all()
@@ -237,6 +241,7 @@ def _assemble(
     info: ModelInfo,
     cache: CacheManager,
     lower: OpenTiers | None,
+    rolling: Rolling | None,
 ) -> Engine:
     limits = config.scheduler
     tiers = None if lower is None else lower.tiers
@@ -245,6 +250,7 @@ def _assemble(
         max_step_tokens=limits.max_step_tokens,
         max_sequences=limits.max_sequences,
         tiers=tiers,
+        rolling=rolling,
     )
     runner = ModelRunner(
         loaded,
@@ -256,7 +262,7 @@ def _assemble(
     door = Door(
         vocab_size=info.vocab_size,
         max_model_len=info.max_model_len,
-        pool_tokens=pool.num_blocks * pool.block_size,
+        pool_tokens=info.max_model_len if rolling else pool.num_blocks * pool.block_size,
         max_waiting=limits.max_waiting,
         tokenizer=loaded.tokenizer,
         eos_token_ids=loaded.eos_token_ids,

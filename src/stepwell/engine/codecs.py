@@ -79,7 +79,7 @@ def make_codecs(config: TiersConfig, loaded: LoadedModel, pool: KVPool) -> TierC
     made, decisions = dict(exact), []
     for name in dict.fromkeys(wanted.values()):
         if name == _KVTC:
-            made[name], decision = _make_kvtc(config, loaded, shape)
+            made[name], decision = make_kvtc(config, loaded, shape)
             decisions.append(decision)
         elif name not in made:
             made[name] = make_codec(name, shape=shape)
@@ -138,9 +138,10 @@ def _identity(codec: Codec) -> str:
     return f"{codec.spec.name}.{codec.spec.version}.{own.hex()}"
 
 
-def _make_kvtc(
+def make_kvtc(
     config: TiersConfig, loaded: LoadedModel, shape: BlockShape
-) -> tuple[Codec, Decision]:
+) -> tuple[KvtcCodec, Decision]:
+    """The codec of this model's calibration. Raises ConfigError where there is none."""
     if loaded.folder is None:
         raise ConfigError("codec kvtc needs a model with files.", param="tiers")
     weights = weights_hash(loaded.folder)

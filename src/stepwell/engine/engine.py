@@ -221,6 +221,7 @@ class Engine:
                 cached=pool.num_cached * block,
                 waste=self._cache.unused_slots() * block // self._cache.block_size,
                 workspace=self._runner.nbytes,
+                packed=sum(s.packed.nbytes for s in scheduler.running if s.packed is not None),
             ),
             waste_ratio_mean=counters.waste_sum / max(1, counters.waste_samples),
             restored_tokens=0 if tiers is None else tiers.restored_tokens,

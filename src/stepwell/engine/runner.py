@@ -17,7 +17,7 @@ from torch import Tensor
 from stepwell.cache.manager import CacheManager
 from stepwell.engine.scheduler import ScheduledSequence
 from stepwell.kernels.paged_attention import PrefillSpan, RaggedBatch
-from stepwell.model.attention import CONTEXT_ARGUMENT, StepContext
+from stepwell.model.attention import CONTEXT_ARGUMENT, PackedRows, StepContext
 from stepwell.model.load import LoadedModel
 from stepwell.model.pool import KVPool
 
@@ -57,7 +57,8 @@ class ModelRunner:
         self._slots = _buffer((max_step_tokens,), torch.int64)
         self._starts = _buffer((max_sequences + 1,), torch.int32)
         self._contexts = _buffer((max_sequences,), torch.int32)
-        self._admissions = [-1] * max_sequences
+        self._states = [(-1, 0)] * max_sequences  # admission and packed tokens of the filled rows
+        self._numbers = {module: number for number, module in enumerate(pool.layers)}
 
     @property
     def nbytes(self) -> int:
@@ -76,6 +77,7 @@ class ModelRunner:
     def run(self, plan: Seq[ScheduledSequence], cache: CacheManager) -> StepLogits:
         """Compute the planned tokens: K and V land in the pool, logits come back."""
         batch = self._prepare(plan, cache)
+        context = StepContext(layers=self._pool.layers, batch=batch, packed=self._packed_rows(plan))
         total = sum(p.count for p in plan)
         keep, rows = _rows_to_keep(plan)
         if not keep:
@@ -85,7 +87,7 @@ class ModelRunner:
             position_ids=self._to_device(self._positions[:total]).unsqueeze(0),
             use_cache=False,
             logits_to_keep=torch.tensor(keep, device=self._device),
-            **{CONTEXT_ARGUMENT: StepContext(layers=self._pool.layers, batch=batch)},
+            **{CONTEXT_ARGUMENT: context},
         )
         return StepLogits(logits=output.logits[0], rows=rows)
 
@@ -102,13 +104,14 @@ class ModelRunner:
             span = np.arange(item.start, item.start + item.count)
             tokens[cursor:end] = sequence.token_ids[item.start : item.start + item.count]
             positions[cursor:end] = span
+            span -= sequence.packed_tokens  # places among the resident tokens
             slots[cursor:end] = self._table[row, span // size] * size + span % size
             starts[i + 1] = end
-            contexts[i] = item.start + item.count
+            contexts[i] = int(span[-1]) + 1
             if item.count == 1:
                 num_decodes += 1
             else:
-                spans.append(PrefillSpan(i, cursor, item.count, item.start + item.count))
+                spans.append(PrefillSpan(i, cursor, item.count, int(span[-1]) + 1))
             cursor = end
         picked = [p.sequence.row for p in plan]
         table = self._batch_table[: len(plan)]
@@ -123,12 +126,25 @@ class ModelRunner:
             prefills=tuple(spans),
         )
 
+    def _packed_rows(self, plan: Seq[ScheduledSequence]) -> list[PackedRows]:
+        """What sequences with a packed front have beside the pool."""
+        found, cursor = [], 0
+        for item in plan:
+            front = item.sequence.packed
+            if front is not None and front.tokens:
+                found.append(
+                    PackedRows(cursor, cursor + item.count, item.start, front.open(), self._numbers)
+                )
+            cursor += item.count
+        return found
+
     def _refresh_row(self, item: ScheduledSequence, cache: CacheManager) -> int:
         """Bring the host block table of this sequence up to date; returns its row."""
         sequence = item.sequence
         row, blocks = sequence.row, cache.blocks_of(sequence.sequence_id)
-        if self._admissions[row] != sequence.admission:
-            self._admissions[row], self._filled[row] = sequence.admission, 0
+        state = (sequence.admission, sequence.packed_tokens)
+        if self._states[row] != state:
+            self._states[row], self._filled[row] = state, 0
         filled = int(self._filled[row])
         if filled < len(blocks):
             self._table[row, filled : len(blocks)] = blocks[filled:]

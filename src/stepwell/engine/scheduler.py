@@ -9,6 +9,8 @@ in chunks. Then waiting sequences are admitted in order of (priority, arrival):
   computing it twice;
 - when blocks run out, the last in order is preempted: its blocks go back, the full ones stay
   findable, and it waits again at its old place. A sequence alone always fits (the door checks);
+- a sequence that outgrows its share of the pool has its front packed, where that is asked for
+  (`engine/rolling.py`);
 - with lower tiers, the head is admitted with a restore plan; what is being loaded takes no part in
   a step until it has landed (`engine/restore.py`).
 """
@@ -22,6 +24,7 @@ from typing import Protocol
 
 from stepwell.cache.manager import CacheManager, PrefixMatch, Room
 from stepwell.cache.plan import RestorePlan
+from stepwell.engine.rolling import Rolling
 from stepwell.engine.sequence import Sequence, SequenceState
 
 
@@ -65,8 +68,10 @@ class Scheduler:
         max_step_tokens: int,
         max_sequences: int,
         tiers: LowerTiers | None = None,
+        rolling: Rolling | None = None,
     ) -> None:
         self._cache = cache
+        self._rolling = rolling
         self._tiers = tiers
         self._max_step_tokens = max_step_tokens
         self._max_sequences = max_sequences
@@ -114,6 +119,8 @@ class Scheduler:
             if sequence.restore is not None and self._tiers is not None:
                 self._tiers.overtake(sequence, budget, now)
             count = min(sequence.runnable, budget)
+            if self._rolling is not None:
+                self._rolling.shrink(sequence, sequence.computed + count)
             if count and self._make_room(sequence, sequence.computed + count, planned, now):
                 planned[sequence] = ScheduledSequence(sequence, sequence.computed, count)
                 budget = self._max_step_tokens - sum(p.count for p in planned.values())
@@ -164,9 +171,13 @@ class Scheduler:
     def _lookup(self, sequence: Sequence) -> PrefixMatch:
         if sequence.skips_prefix_cache:
             return PrefixMatch()
-        return self._cache.lookup(
+        match = self._cache.lookup(
             sequence.token_ids, tenant=sequence.request.tenant, keys=sequence.keys
         )
+        if self._rolling is not None and match.tokens > self._rolling.resident_tokens:
+            size = self._cache.block_size
+            match = match.up_to(self._rolling.resident_tokens // size, size)
+        return match
 
     def _has_room(self, sequence: Sequence, match: PrefixMatch) -> bool:
         """Blocks for all its tokens, beside what running prompts still need and one block to grow
@@ -174,12 +185,22 @@ class Scheduler:
         if not self._rows:
             return False
         promised = len(self.running) + sum(
-            self._cache.blocks_for(len(s.token_ids)) - len(self._cache.blocks_of(s.sequence_id))
+            max(
+                0,
+                self._cache.blocks_for(self._tokens_held(s, s.computed))
+                - len(self._cache.blocks_of(s.sequence_id)),
+            )
             for s in self.running
             if s.pending > 1
         )
-        needed = self._cache.room_needed(match, len(sequence.token_ids))
+        needed = self._cache.room_needed(match, self._tokens_held(sequence, match.tokens))
         return needed + promised <= self._cache.pool.num_available
+
+    def _tokens_held(self, sequence: Sequence, computed: int) -> int:
+        """Tokens of its prompt that the pool holds at once, at most."""
+        if self._rolling is None:
+            return len(sequence.token_ids)
+        return self._rolling.tokens_held(sequence, computed)
 
     def _yield_to(
         self, sequence: Sequence, planned: dict[Sequence, ScheduledSequence], now: float
@@ -197,7 +218,8 @@ class Scheduler:
     def _admit(self, sequence: Sequence, match: PrefixMatch, budget: int, now: float) -> None:
         """Take the row and the blocks for the first chunk of the prompt and for what is loaded."""
         plan, loaded = None, 0
-        if self._tiers is not None and not sequence.skips_prefix_cache:
+        rolls = self._rolling is not None and self._rolling.rolls(sequence)
+        if self._tiers is not None and not sequence.skips_prefix_cache and not rolls:
             ahead = sum(s.pending for s in self.running if s.pending > 1)
             plan = self._tiers.plan(sequence, match, now, ahead=ahead)
             trimmed = self._tiers.match_for(plan, match)
@@ -235,6 +257,7 @@ class Scheduler:
         self._stop_running(sequence, now)
         sequence.state = SequenceState.WAITING
         sequence.computed = 0
+        sequence.packed = None
         if sequence.skips_prefix_cache:
             sequence.prompt_logprobs.clear()
         sequence.preemptions += 1

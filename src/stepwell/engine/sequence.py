@@ -9,6 +9,7 @@ from stepwell.base.errors import StepwellError
 from stepwell.base.request import FinishReason, GenerationRequest, TokenLogprobs
 from stepwell.base.sampling import SamplingParams
 from stepwell.engine.restore import Restore
+from stepwell.model.packed import PackedFront
 
 
 class SequenceState(enum.Enum):
@@ -28,7 +29,8 @@ class Sequence:
     kept so that a waiting sequence is hashed once. `row`: of the step's block table, while
     running; `admission`: which admission of the engine took it there, never given twice.
     `restore`: loads from lower tiers under way, or landed ahead of `computed`. `lookup`: the order
-    id of a question to a shared tier; the sequence is not admitted before the answer.
+    id of a question to a shared tier; the sequence is not admitted before the answer. `packed`: its
+    front, where that is kept coded beside the pool.
     """
 
     sequence_id: str
@@ -44,6 +46,7 @@ class Sequence:
     admission: int = -1
     restore: Restore | None = None
     lookup: int | None = None
+    packed: PackedFront | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: StepwellError | None = None
@@ -77,6 +80,11 @@ class Sequence:
         """Pending tokens that may be computed now, while chunks are being loaded."""
         limit = None if self.restore is None else self.restore.runnable(self.computed)
         return self.pending if limit is None else min(self.pending, limit)
+
+    @property
+    def packed_tokens(self) -> int:
+        """Tokens whose K and V are kept coded beside the pool."""
+        return 0 if self.packed is None else self.packed.tokens
 
     @property
     def rank(self) -> tuple[int, float, str]:

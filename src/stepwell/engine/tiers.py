@@ -167,7 +167,7 @@ class Tiers:
             sequence.restore = None
         size = self._chunk_blocks
         keys = self._cache.published_keys(sequence.sequence_id)[size - 1 :: size]
-        if not sequence.request.store:
+        if not sequence.request.store or sequence.packed is not None:
             keys = []
         table = self._cache.blocks_of(sequence.sequence_id)
         self._sources = {key: table[i * size : (i + 1) * size] for i, key in enumerate(keys)}

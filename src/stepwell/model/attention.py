@@ -11,7 +11,7 @@ of all sequences of the step; the answer is [1, T, q_heads, dim].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,9 +24,12 @@ from stepwell.kernels.paged_attention import (
     AttentionSpec,
     PagedLayer,
     RaggedBatch,
+    merge_partials,
     paged_attention,
+    paged_attention_with_lse,
 )
 from stepwell.kernels.write_kv import write_kv
+from stepwell.model.packed import OpenedFront, attend_packed
 
 ATTENTION_NAME = "stepwell"
 CONTEXT_ARGUMENT = "stepwell_context"
@@ -43,11 +46,25 @@ class AttentionContext(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class PackedRows:
+    """Rows start:stop of a step belong to a sequence whose front is packed; the first of them is at
+    position `first`. `numbers`: of the layers, by module."""
+
+    start: int
+    stop: int
+    first: int
+    front: OpenedFront
+    numbers: Mapping[nn.Module, int]
+
+
+@dataclass(frozen=True, slots=True)
 class StepContext:
-    """One step over the paged pool: `layers` maps each attention module to its part of it."""
+    """One step over the paged pool: `layers` maps each attention module to its part of it.
+    `packed`: sequences that also have keys beside the pool."""
 
     layers: Mapping[nn.Module, PagedLayer]
     batch: RaggedBatch
+    packed: Sequence[PackedRows] = ()
 
     def attend(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec
@@ -55,7 +72,16 @@ class StepContext:
         """Write the new K and V into their slots, then attend over the pages."""
         layer = self.layers[module]
         write_kv(key, value, layer, self.batch)
-        return paged_attention(query, layer, self.batch, spec)
+        if not self.packed:
+            return paged_attention(query, layer, self.batch, spec)
+        out, lse = paged_attention_with_lse(query, layer, self.batch, spec)
+        for rows in self.packed:
+            part = slice(rows.start, rows.stop)
+            keys, values = rows.front.layer(rows.numbers[module])
+            other = attend_packed(query[part], keys, values, spec, first=rows.first)
+            merged, _ = merge_partials((out[part], other[0]), (lse[part], other[1]))
+            out[part] = merged
+        return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,11 @@ class KVPool:
         """Bytes of the pool."""
         return self.num_blocks * self.block_bytes
 
+    def views(self, blocks: Sequence[int]) -> list[memoryview]:
+        """The bytes of these blocks, in the pool's own memory. Only on the CPU."""
+        rows = self.storage.view(torch.uint8).numpy()
+        return [memoryview(rows[block]) for block in blocks]
+
     def copy_block(self, *, source: int, target: int) -> None:
         """Copy one block over all layers."""
         self.storage[target].copy_(self.storage[source])

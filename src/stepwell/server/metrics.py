@@ -246,6 +246,7 @@ class _Page(Collector):
             ("kv_waste_bytes", "Slots in used blocks that hold no token.", memory.waste),
             ("kv_free_bytes", "Blocks that hold nothing.", memory.free),
             ("workspace_bytes", "Step buffers.", memory.workspace),
+            ("kv_packed_bytes", "Coded fronts of rolling sequences.", memory.packed),
             ("kv_blocks_total", "Blocks of the pool.", stats.blocks_total),
             ("kv_blocks_used", "Blocks that running sequences hold.", stats.blocks_used),
             ("kv_blocks_cached", "Blocks that only the prefix cache holds.", stats.blocks_cached),

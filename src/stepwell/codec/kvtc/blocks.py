@@ -102,6 +102,39 @@ class BlockRows:
             place.copy_(numbers[at : at + place.numel()].view(place.shape))
             at += place.numel()
 
+    def layer(self, blocks: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Keys, as they are in the pool, and values of one layer, [tokens, heads, dim] each."""
+        run, at = self._run_of(number)
+        keys, values = self._views(blocks, run)
+        return _to_tokens(keys[:, at : at + 1]), _to_tokens(values[:, at : at + 1])
+
+    def exact_layer(self, numbers: Tensor, number: int, *, count: int) -> tuple[Tensor, Tensor]:
+        """As `layer`, out of what `exact` gave for `count` tokens."""
+        run, place = self._run_of(number)
+        start = 0
+        for other in self._runs:
+            if other is run:
+                break
+            start += (other.key_width + other.value_width) * count
+        found = []
+        for width, dim in (
+            (run.key_width, run.layer.key_dim),
+            (run.value_width, run.layer.value_dim),
+        ):
+            part = numbers[start : start + width * count]
+            part = part.view(run.count, run.layer.kv_heads, count, dim)[place]
+            found.append(part.transpose(0, 1).to(torch.float32))
+            start += width * count
+        return found[0], found[1]
+
+    def _run_of(self, number: int) -> tuple[_Run, int]:
+        """The run that a layer belongs to, and its place there."""
+        for run in self._runs:
+            if number < run.count:
+                return run, number
+            number -= run.count
+        raise IndexError("no such layer")
+
     def _all_views(self, blocks: Tensor) -> Iterator[Tensor]:
         for run in self._runs:
             yield from self._views(blocks, run)

@@ -52,14 +52,26 @@ class KvtcTarget:
     sinks: int = SINK_TOKENS
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedChunk:
+    """`first`: position of its first token. `exact`: numbers of the first `sinks` tokens, as
+    `BlockRows.exact` gives them. `coefficients`: of the other tokens, by plane."""
+
+    first: int
+    sinks: int
+    exact: Tensor
+    coefficients: list[Tensor]
+
+
 class KvtcCodec:
     """One calibration and target, for blocks of one shape. ValueError where they do not fit."""
 
     def __init__(self, calibration: Calibration, *, shape: BlockShape, target: KvtcTarget) -> None:
         if not 0 <= target.sinks <= shape.tokens:
             raise ValueError(f"at most the {shape.tokens} tokens of a block can be exact")
-        self._blocks = BlockRows(shape, keys=calibration.keys, values=calibration.values)
-        self._coder = RowCoder(calibration, ratio=target.ratio)
+        self.calibration = calibration
+        self.rows = BlockRows(shape, keys=calibration.keys, values=calibration.values)
+        self.coder = RowCoder(calibration, ratio=target.ratio)
         self._shape = shape
         self._block_bytes, self._block_numbers = shape.nbytes, shape.numbers
         self._target = target
@@ -74,7 +86,7 @@ class KvtcCodec:
     @property
     def expected_error(self) -> float:
         """Share of the energy, at the target's ratio."""
-        return self._coder.expected_error
+        return self.coder.expected_error
 
     def encode(self, parts: Sequence[Buffer], *, index: int = 0) -> Sequence[Buffer]:
         """Head, exact tokens, coded tokens. Raises KeepExact."""
@@ -88,40 +100,49 @@ class KvtcCodec:
             raise KeepExact("nothing but sinks")
         numbers = torch.empty(blocks, self._block_numbers, dtype=self._shape.dtype)
         copy_parts(source=parts, target=[_bytes(numbers)])
-        rows = self._blocks.gather(numbers, first=first)[sinks:]
+        rows = self.rows.gather(numbers, first=first)[sinks:]
         if not bool(torch.isfinite(rows).all()):
             raise KeepExact("a number that is not finite")
-        coded, error = self._coder.encode(rows)
+        coded, error = self.coder.encode(rows)
         if not error <= self._target.limit * self.expected_error:
             raise KeepExact(f"error {error:.3g}, expected {self.expected_error:.3g}")
-        exact = self._blocks.exact(numbers, count=sinks)
+        exact = self.rows.exact(numbers, count=sinks)
         head = _HEAD.pack(_VERSION, 0, sinks, first, tokens, error, self.identity)
         return [memoryview(head), _bytes(exact), memoryview(coded)]
 
     def decode(self, parts: Sequence[Buffer], out: Sequence[Buffer]) -> None:
         """Raises DecodeError for whatever `encode` does not write for so many bytes."""
         blocks, odd = divmod(total_bytes(out), self._block_bytes)
-        if odd or not blocks or len(parts) != 3 or len(parts[0]) != _HEAD.size:
-            raise DecodeError("not a chunk of so many bytes")
-        tokens = blocks * self._shape.tokens
+        if odd or not blocks:
+            raise DecodeError("no whole number of blocks")
+        opened = self.open(parts, tokens=blocks * self._shape.tokens)
+        rows = torch.zeros(blocks * self._shape.tokens, self.coder.width)
+        rows[opened.sinks :] = self.coder.all_columns(opened.coefficients)
+        numbers = self.rows.scatter(rows, first=opened.first)
+        if opened.sinks:
+            self.rows.put_exact(numbers, opened.exact, count=opened.sinks)
+        copy_parts(source=[_bytes(numbers)], target=out)
+
+    def open(self, parts: Sequence[Buffer], *, tokens: int) -> OpenedChunk:
+        """A chunk without its transform undone. Raises DecodeError as `decode`."""
+        if len(parts) != 3 or len(parts[0]) != _HEAD.size:
+            raise DecodeError("not a chunk")
         sinks, first = self._read_head(parts[0], tokens=tokens)
         if len(parts[1]) != sinks * (self._block_bytes // self._shape.tokens):
             raise DecodeError("sizes do not add up")
-        rows = torch.zeros(tokens, self._coder.width)
         try:
-            rows[sinks:] = self._coder.decode(parts[2], tokens=tokens - sinks)
+            coefficients = self.coder.open(parts[2], tokens=tokens - sinks)
         except ValueError as fault:
             raise DecodeError(str(fault)) from None
-        numbers = self._blocks.scatter(rows, first=first)
+        exact = torch.empty(0, dtype=self._shape.dtype)
         if sinks:
             exact = torch.frombuffer(bytearray(parts[1]), dtype=self._shape.dtype)
-            self._blocks.put_exact(numbers, exact, count=sinks)
-        copy_parts(source=[_bytes(numbers)], target=out)
+        return OpenedChunk(first, sinks, exact, coefficients)
 
     def sample(self, *, blocks: int) -> list[Buffer]:
         """A chunk as calibration saw them, from the middle of a sequence: for measuring speed."""
-        rows = self._coder.sample(tokens=blocks * self._shape.tokens)
-        numbers = self._blocks.scatter(rows, first=len(rows))
+        rows = self.coder.sample(tokens=blocks * self._shape.tokens)
+        numbers = self.rows.scatter(rows, first=len(rows))
         return [_bytes(block) for block in numbers]
 
     def _read_head(self, head: Buffer, *, tokens: int) -> tuple[int, int]:

@@ -55,18 +55,39 @@ class RowCoder:
 
     def decode(self, data: bytes | memoryview, *, tokens: int) -> Tensor:
         """[tokens, width] float32. ValueError for bytes that `encode` does not write."""
-        view, parts = unsealed(memoryview(data)), []
+        return self.all_columns(self.open(data, tokens=tokens))
+
+    def open(self, data: bytes | memoryview, *, tokens: int) -> list[Tensor]:
+        """The coded coefficients [tokens, k] of each plane. ValueError as `decode`."""
+        view, found = unsealed(memoryview(data)), []
         for folded in self._planes:
             if len(view) < _SIZE.size:
                 raise ValueError("the chunk is cut off")
             end = _SIZE.size + _SIZE.unpack_from(view)[0]
             if end > len(view):
                 raise ValueError("the chunk is cut off")
-            parts.append(folded.decode(view[_SIZE.size : end], tokens=tokens))
+            found.append(folded.open(view[_SIZE.size : end], tokens=tokens))
             view = view[end:]
         if len(view):
             raise ValueError("bytes after the chunk")
+        return found
+
+    def all_columns(self, opened: Sequence[Tensor]) -> Tensor:
+        """Whole rows, [tokens, width] float32, of which `open` gave the coefficients."""
+        parts = [
+            folded.rows(coefficients, 0, folded.plane.basis.width)
+            for folded, coefficients in zip(self._planes, opened, strict=True)
+        ]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def columns(self, opened: Sequence[Tensor], start: int, stop: int) -> Tensor:
+        """Features start:stop, of one plane, of rows of which `open` gave the coefficients:
+        [tokens, stop - start] float32."""
+        for folded, coefficients in zip(self._planes, opened, strict=True):
+            plane = folded.plane
+            if plane.start <= start and stop <= plane.stop:
+                return folded.rows(coefficients, start - plane.start, stop - plane.start)
+        raise ValueError(f"features {start}:{stop} are of no one plane")
 
     def sample(self, *, tokens: int) -> Tensor:
         """Random rows with the variances that calibration found."""
@@ -113,12 +134,17 @@ class _FoldedPlane:
             difference = self.plane.basis.metric.weigh(difference)
         return coder.pack(levels, rung=rung, step=step), float(difference.square().sum())
 
-    def decode(self, data: memoryview, *, tokens: int) -> Tensor:
-        """Rows [tokens, p]."""
+    def open(self, data: memoryview, *, tokens: int) -> Tensor:
+        """Coefficients [tokens, k]."""
         back, rung = self.plane.coder.decode_coded(data, tokens=tokens)
         if rung != self.choice[0]:
             raise ValueError("of another rung")
-        return _product(back, self.synthesis) + self.plane.basis.mean
+        return back
+
+    def rows(self, coefficients: Tensor, start: int, stop: int) -> Tensor:
+        """Features start:stop of the plane's rows, [tokens, stop - start]."""
+        part = _product(coefficients, self.synthesis[:, start:stop])
+        return part + self.plane.basis.mean[start:stop]
 
 
 def _product_dtype() -> torch.dtype:

@@ -43,6 +43,24 @@ class Rotary:
         """The exact inverse of `apply`, to float32 rounding (float64 for float64 input)."""
         return self._turn(heads, positions=positions, sign=-1.0, scale=1.0 / self.scaling)
 
+    def factors(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of `apply` at `positions` [tokens], each [tokens, 1, rotary_dim / 2]
+        float32: for many layers of one embedding."""
+        return self._factors(positions, sign=1.0, scale=self.scaling, dtype=torch.float32)
+
+    def apply_factors(self, heads: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+        """`apply` with what `factors` gave for these tokens."""
+        return self._turn_by(heads.to(torch.float32), factors) if self.inv_freq else heads
+
+    def _factors(
+        self, positions: Tensor, *, sign: float, scale: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        frequency = torch.tensor(self.inv_freq, dtype=torch.float64, device=positions.device)
+        # Angles reach thousands of radians: float64 keeps their fraction.
+        angle = positions.to(torch.float64)[:, None] * frequency
+        cos = (angle.cos() * scale).to(dtype)[:, None, :]
+        return cos, (angle.sin() * (sign * scale)).to(dtype)[:, None, :]
+
     def _turn(self, heads: Tensor, *, positions: Tensor, sign: float, scale: float) -> Tensor:
         dtype = torch.float64 if heads.dtype == torch.float64 else torch.float32
         heads = heads.to(dtype)
@@ -50,11 +68,11 @@ class Rotary:
             return heads
         if self.rotary_dim > heads.shape[-1]:
             raise ValueError(f"{self.rotary_dim} components to turn, {heads.shape[-1]} there")
-        frequency = torch.tensor(self.inv_freq, dtype=torch.float64, device=heads.device)
-        # Angles reach thousands of radians: float64 keeps their fraction.
-        angle = positions.to(torch.float64)[:, None] * frequency
-        cos = (angle.cos() * scale).to(dtype)[:, None, :]
-        sin = (angle.sin() * (sign * scale)).to(dtype)[:, None, :]
+        factors = self._factors(positions.to(heads.device), sign=sign, scale=scale, dtype=dtype)
+        return self._turn_by(heads, factors)
+
+    def _turn_by(self, heads: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+        cos, sin = factors
         first, second = self._pairs(heads[..., : self.rotary_dim])
         turned = (first * cos - second * sin, second * cos + first * sin)
         axis = -1 if self.interleaved else -2
