@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from stepwell.base.errors import CheckpointNotFound  # noqa: E402
+from stepwell.codec.kvtc.artifact import save_calibration  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
+from stepwell.evaluate.calibrate import CalibrationOptions, calibrate, open_source  # noqa: E402
 from stepwell.model.load import find_checkpoint  # noqa: E402
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -55,3 +58,20 @@ def make_llm(tiny_checkpoint: Path) -> Callable[..., LLM]:
 def llm(tiny_checkpoint: Path) -> LLM:
     """One engine for the tests that leave nothing behind."""
     return LLM(str(tiny_checkpoint), cache__pool="8MiB")
+
+
+@pytest.fixture(scope="session")
+def calibrated(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration of the tiny model from random tokens, as the prompts of these tests are."""
+    source = open_source(str(tiny_checkpoint))
+    place = tmp_path_factory.mktemp("kvtc") / "tiny.kvtc"
+    source_of_tokens = random.Random(77)
+    words = source.loaded.tokenizer.decode(
+        [source_of_tokens.randrange(300, 4000) for _ in range(6000)]
+    )
+    text = place.with_suffix(".txt")
+    text.write_text(words, encoding="utf-8")
+    options = CalibrationOptions(model="", texts=(text,), tokens=6000, length=256)
+    made, _ = calibrate(source, options, on_progress=lambda *_: None)
+    save_calibration(made, place)
+    return place

@@ -20,7 +20,6 @@ from stepwell.kernels.paged_attention import AttentionSpec, merge_partials  # no
 from stepwell.model.packed import PackedFront, Packing, attend_packed  # noqa: E402
 from tests.codec.test_kvtc_chunk import LAYOUT, SHAPE, TOKENS, chunk  # noqa: E402
 from tests.codec.test_kvtc_chunk import calibration as tiny_calibration  # noqa: E402
-from tests.engine.test_kvtc import calibrated  # noqa: E402, F401
 from tests.engine.test_tiers import run, tokens_of  # noqa: E402
 
 SMALL = {
@@ -33,7 +32,7 @@ Make = Callable[..., LLM]
 
 
 @pytest.fixture
-def rolling(make_llm: Make, calibrated: Path) -> Make:  # noqa: F811
+def rolling(make_llm: Make, calibrated: Path) -> Make:
     def make(**settings: Any) -> LLM:
         fixed = {"cache__rolling": "kvtc", "tiers__kvtc_calibration": str(calibrated)}
         return make_llm(**(SMALL | fixed | settings))

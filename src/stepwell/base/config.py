@@ -69,14 +69,17 @@ class TiersConfig:
         "", "Valkey or Redis shared by replicas, as redis://host:6379/0", secret=True
     )
     remote_ttl: float = _setting(86400.0, "seconds after which the network tier forgets")
-    host_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc"] = _setting(
-        "raw", "how bytes are kept in host memory"
+    host_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc", "auto"] = _setting(
+        "raw", "how bytes are kept in host memory; auto: what comes back fastest"
     )
-    disk_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc"] = _setting(
-        "raw", "how bytes are kept on disk"
+    disk_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc", "auto"] = _setting(
+        "raw", "how bytes are kept on disk; auto: what comes back fastest"
     )
-    remote_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc"] = _setting(
-        "raw", "how bytes are kept on the network tier"
+    remote_codec: Literal["raw", "lossless", "fp8", "int8", "int4", "kvtc", "auto"] = _setting(
+        "raw", "how bytes are kept on the network tier; auto: what comes back fastest"
+    )
+    auto_error: float = _setting(
+        0.0, "codec auto: largest squared error, as a share of the energy; 0: exact codecs only"
     )
     kvtc_ratio: float = _setting(16.0, "codec kvtc: 16-bit bytes over stored bytes")
     kvtc_limit: float = _setting(
@@ -230,6 +233,7 @@ def _check(config: Config) -> None:
         value = getattr(tiers, name)
         _require(parse_bytes(value) > 0, f"tiers.{name}", value, "positive")
     _require(0 <= tiers.chunk_blocks <= 64, "tiers.chunk_blocks", tiers.chunk_blocks, "0 to 64")
+    _require(0 <= tiers.auto_error < 1, "tiers.auto_error", tiers.auto_error, "0 to 1")
     _require(1 < tiers.kvtc_ratio <= 256, "tiers.kvtc_ratio", tiers.kvtc_ratio, "1 to 256")
     _require(tiers.kvtc_limit >= 1, "tiers.kvtc_limit", tiers.kvtc_limit, "1 or more")
     _require(tiers.exact_window >= 0, "tiers.exact_window", tiers.exact_window, "0 or more")

@@ -22,8 +22,8 @@ from stepwell.cache.manager import CacheManager
 from stepwell.cache.policy.registry import POLICIES
 from stepwell.cache.settings import HierarchySettings, TierSpec
 from stepwell.codec import ValueFormat
-from stepwell.codec.buffers import total_bytes
 from stepwell.engine.codecs import TierCodecs
+from stepwell.engine.probe import PROBE_CHUNKS, probe
 from stepwell.engine.resolve import check_host_tier
 from stepwell.engine.tiers import Tiers
 from stepwell.hardware.machine import read_machine
@@ -38,7 +38,6 @@ Progress = Callable[[str], None]
 WrapTier = Callable[[TierName, Tier], Tier]
 _LEAST_CHUNK = 128 << 10  # bytes: below, a transfer is mostly its fixed costs
 _MOST_CHUNK_BLOCKS = 16
-_PROBE_CHUNKS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,8 @@ def open_tiers(
     blocks, sized = _chunk_blocks(config, pool)
     chunk_bytes = blocks * pool.block_bytes
     with ExitStack() as undo:
-        stores, specs, decisions = _open_stores(config, codecs, say, undo)
+        opened = _open_stores(config, codecs, pool, blocks=blocks, say=say, undo=undo)
+        stores, specs, decisions = opened
         hierarchy = Hierarchy(
             specs,
             chunk_tokens=blocks * pool.block_size,
@@ -104,7 +104,7 @@ def open_tiers(
         forms = codecs.forms(pool, stores)
         for name, store in stores.items():
             say(f"measuring the {name.name.lower()} tier")
-            sample = codecs.sample(name, pool, blocks=blocks)
+            sample = codecs.sample([codecs.chosen[name]], blocks=blocks)
             decisions.append(_probe(hierarchy, name, store, forms[name], sample))
         if wrap is not None:
             stores = {name: wrap(name, store) for name, store in stores.items()}
@@ -172,9 +172,20 @@ def _host_bytes(config: TiersConfig) -> int:
 
 
 def _open_stores(
-    config: TiersConfig, codecs: TierCodecs, say: Progress, undo: ExitStack
+    config: TiersConfig,
+    codecs: TierCodecs,
+    pool: KVPool,
+    *,
+    blocks: int,
+    say: Progress,
+    undo: ExitStack,
 ) -> tuple[dict[TierName, Tier], list[TierSpec], list[Decision]]:
-    """Open each tier that is asked for; `undo` is given its closing."""
+    """Open each tier that is asked for and settle its codec; `undo` is given its closing."""
+
+    def settle(tier: TierName) -> bool:
+        decisions.append(codecs.settle(tier, stores[tier], pool, blocks=blocks))
+        return codecs.is_lossy(tier)
+
     stores: dict[TierName, Tier] = {}
     specs: list[TierSpec] = []
     decisions: list[Decision] = []
@@ -184,7 +195,7 @@ def _open_stores(
         say("allocating the host tier")
         stores[TierName.HOST] = HostTier(capacity=host)
         undo.callback(stores[TierName.HOST].close)
-        lossy = codecs.is_lossy(TierName.HOST)
+        lossy = settle(TierName.HOST)
         specs.append(TierSpec(name=TierName.HOST, capacity_bytes=host, lossy=lossy))
         decisions.append(Decision("tiers.host", format_bytes(host), "tiers.host"))
     if config.disk:
@@ -199,7 +210,7 @@ def _open_stores(
         specs.append(
             TierSpec(
                 name=TierName.DISK, capacity_bytes=options.usable, persistent=True,
-                lossy=codecs.is_lossy(TierName.DISK),
+                lossy=settle(TierName.DISK),
             )
         )  # fmt: skip
         why = f"{config.disk}: {disk.recovery}"
@@ -210,7 +221,7 @@ def _open_stores(
         specs.append(
             TierSpec(
                 name=TierName.REMOTE, capacity_bytes=0, shared=True, persistent=True,
-                lossy=codecs.is_lossy(TierName.REMOTE),
+                lossy=settle(TierName.REMOTE),
             )
         )  # fmt: skip
         why = f"tiers.remote = {redact_url(config.remote)}"
@@ -234,34 +245,18 @@ def _open_remote(config: TiersConfig) -> Tier:
 def _probe(
     hierarchy: Hierarchy, name: TierName, store: Tier, form: ValueFormat, sample: list[Buffer]
 ) -> Decision:
-    """First values of the cost model: write some chunks like `sample`, read them back one after the
-    other; the codec's time counts, and its kernels are ready afterwards."""
+    """First values of the cost model, from chunks like `sample`."""
     label = f"tiers.{name.name.lower()}.speed"
-    keys = [os.urandom(32) for _ in range(_PROBE_CHUNKS)]
-    size, out = total_bytes(sample), [memoryview(bytearray(part.nbytes)) for part in sample]
-    value = memoryview(b"".join(form.encode(sample).parts))
-    form.decode(value, out)
-    landing = memoryview(bytearray(len(value)))
     try:
-        for key in keys:
-            store.write(key, form.encode(sample).parts)
-        if isinstance(store, DiskTier):  # what comes back tomorrow is in no page cache
-            store.flush()
-            store.forget_cached()
-        total = 0.0
-        for key in keys:
-            start = time.perf_counter()
-            store.read(key, [landing])
-            form.decode(landing, out)
-            taken = time.perf_counter() - start
-            total += taken
-            hierarchy.transferred(name, size=len(value), seconds=taken, now=time.monotonic())
-        # One after the other, as a restore does: tells bandwidth from the cost of each call.
-        whole = _PROBE_CHUNKS * len(value)
-        hierarchy.transferred(name, size=whole, seconds=total, now=time.monotonic())
-        store.delete(keys)
+        found = probe(store, form, sample)
     except OSError as error:
         return Decision(label, "unknown", f"the start-up probe failed: {error}")
-    speed = _PROBE_CHUNKS * size / total
-    because = f"{_PROBE_CHUNKS} chunks of {format_bytes(size)} read back and decoded at start"
+    now = time.monotonic()
+    for seconds in found.seconds:
+        hierarchy.transferred(name, size=found.size, seconds=seconds, now=now)
+    # One after the other, as a restore does: tells bandwidth from the cost of each call.
+    whole = PROBE_CHUNKS * found.size
+    hierarchy.transferred(name, size=whole, seconds=found.total, now=now)
+    speed = PROBE_CHUNKS * found.plain / found.total
+    because = f"{PROBE_CHUNKS} chunks of {format_bytes(found.plain)} read back and decoded at start"
     return Decision(label, f"{format_bytes(int(speed))}/s", because)

@@ -7,18 +7,20 @@ finds nothing that went through one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from stepwell.base.config import TiersConfig
+from stepwell.base.config import AUTO, TiersConfig
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import ConfigError
 from stepwell.base.hierarchy import TierName
+from stepwell.base.units import format_bytes
 from stepwell.codec import LAYOUT_BYTES, ValueFormat
 from stepwell.codec.contract import Buffer, Codec
 from stepwell.codec.kvtc.artifact import read_calibration
@@ -26,48 +28,79 @@ from stepwell.codec.kvtc.chunk import KvtcCodec, KvtcTarget
 from stepwell.codec.kvtc.container import ArtifactError
 from stepwell.codec.registry import make_codec
 from stepwell.codec.shape import BlockShape, LayerKV
+from stepwell.engine.probe import lost_share, probe
 from stepwell.model.identity import LAYOUT_VERSION, weights_hash
 from stepwell.model.load import LoadedModel
 from stepwell.model.pool import KVPool
+from stepwell.tier.contract import Tier
 
 _KVTC = "kvtc"
 _EXACT = ("raw", "lossless")
+_CASTS = ("fp8", "int8", "int4")
+_NEAR = 1.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TierCodecs:
-    """The codec of each tier. `lossy`: what lossy ones there are change, empty for none."""
+    """The codecs that each tier may use, and the one that it does use once `settle` has been called
+    for it. `lossy`: what lossy ones there are change, empty for none."""
 
-    by_tier: dict[TierName, Codec]
+    allowed: dict[TierName, list[Codec]]
     exact: dict[str, Codec]
+    shape: BlockShape
     lossy: str
     decisions: tuple[Decision, ...]
+    chosen: dict[TierName, Codec] = field(default_factory=dict)
+
+    def settle(self, tier: TierName, store: Tier, pool: KVPool, *, blocks: int) -> Decision:
+        """Choose among the allowed codecs by how fast an open tier gives a chunk back through each;
+        of those within a tenth of the fastest, the one with the fewest bytes."""
+        name, allowed = f"tiers.{tier.name.lower()}.codec", self.allowed[tier]
+        self.chosen[tier] = allowed[0]
+        if len(allowed) == 1:
+            return Decision(name, allowed[0].spec.name, "[tiers]")
+        sample, found = self.sample(allowed, blocks=blocks), []
+        try:
+            for codec in allowed:
+                form = self._form(tier, codec, pool)
+                seen = probe(store, form, sample)
+                found.append((seen.typical, seen.size, codec))
+        except OSError as error:
+            return Decision(name, allowed[0].spec.name, f"auto: the probe failed: {error}")
+        fastest = min(seconds for seconds, _, _ in found)
+        near = [row for row in found if row[0] <= _NEAR * fastest]
+        self.chosen[tier] = min(near, key=lambda row: row[1])[2]
+        why = ", ".join(
+            f"{codec.spec.name} {1e3 * seconds:.2f} ms {format_bytes(size)}"
+            for seconds, size, codec in found
+        )
+        return Decision(name, self.chosen[tier].spec.name, f"auto: a chunk back takes {why}")
 
     def is_lossy(self, tier: TierName) -> bool:
         """Whether it may change numbers."""
-        return not self.by_tier[tier].spec.lossless
+        return not self.chosen[tier].spec.lossless
 
-    def sample(self, tier: TierName, pool: KVPool, *, blocks: int) -> list[Buffer]:
-        """A chunk to measure the tier's codec with: random numbers, whose exponents are spread as
-        those of K and V, or what the codec itself has learned of them."""
-        codec = self.by_tier[tier]
-        if isinstance(codec, KvtcCodec):
-            return codec.sample(blocks=blocks)
+    def sample(self, codecs: Sequence[Codec], *, blocks: int) -> list[Buffer]:
+        """A chunk to measure these codecs with: random numbers, whose exponents are spread as those
+        of K and V, or what one of them has learned of K and V."""
+        learned = next((codec for codec in codecs if isinstance(codec, KvtcCodec)), None)
+        if learned is not None:
+            return learned.sample(blocks=blocks)
         source = torch.Generator().manual_seed(0)
-        numbers = torch.randn((blocks, pool.storage.shape[1]), generator=source)
-        rows = numbers.to(pool.storage.dtype).view(torch.uint8).numpy()
+        numbers = torch.randn((blocks, self.shape.numbers), generator=source)
+        rows = numbers.to(self.shape.dtype).view(torch.uint8).numpy()
         return [memoryview(row) for row in rows]
 
     def forms(self, pool: KVPool, tiers: Iterable[TierName]) -> dict[TierName, ValueFormat]:
         """How the values of these tiers are written and read."""
-        layout, made = layout_hash(pool), {}
-        for tier in tiers:
-            # A disk may hold what was written under other settings. Nobody else writes the host
-            # tier, and replicas with other codecs use other keys (`build_tiers._open_remote`).
-            also = list(self.exact.values()) if tier is TierName.DISK else []
-            exact = self.exact["lossless"] if self.is_lossy(tier) else None
-            made[tier] = ValueFormat(self.by_tier[tier], layout=layout, also=also, exact=exact)
-        return made
+        return {tier: self._form(tier, self.chosen[tier], pool) for tier in tiers}
+
+    def _form(self, tier: TierName, codec: Codec, pool: KVPool) -> ValueFormat:
+        # A disk may hold what was written under other settings. Nobody else writes the host tier,
+        # and replicas with other codecs use other keys (`build_tiers._open_remote`).
+        also = [] if tier is TierName.HOST else [*self.exact.values(), *self.allowed[tier]]
+        exact = None if codec.spec.lossless else self.exact["lossless"]
+        return ValueFormat(codec, layout=layout_hash(pool), also=also, exact=exact)
 
 
 def make_codecs(config: TiersConfig, loaded: LoadedModel, pool: KVPool) -> TierCodecs:
@@ -75,21 +108,45 @@ def make_codecs(config: TiersConfig, loaded: LoadedModel, pool: KVPool) -> TierC
     and where `kvtc` has no calibration of this model."""
     shape = block_shape(pool)
     wanted = {tier: name for tier, name in codec_names(config).items() if _in_use(config, tier)}
-    exact = {name: make_codec(name, shape=shape) for name in _EXACT}
-    made, decisions = dict(exact), []
+    made = {name: make_codec(name, shape=shape) for name in _EXACT}
+    codecs = TierCodecs({}, dict(made), shape, "", ())
+    decisions: list[Decision] = []
     for name in dict.fromkeys(wanted.values()):
         if name == _KVTC:
             made[name], decision = make_kvtc(config, loaded, shape)
             decisions.append(decision)
-        elif name not in made:
+        elif name != AUTO and name not in made:
             made[name] = make_codec(name, shape=shape)
-    by_tier = {tier: made[name] for tier, name in wanted.items()}
-    decisions += [
-        Decision(f"tiers.{tier.name.lower()}.codec", name, "[tiers]")
-        for tier, name in wanted.items()
-    ]
-    lossy = sorted({_identity(codec) for codec in by_tier.values() if not codec.spec.lossless})
-    return TierCodecs(by_tier, exact, ",".join(lossy), tuple(decisions))
+    automatic: list[Codec] = []
+    if AUTO in wanted.values():
+        automatic, decision = _within(config, loaded, codecs)
+        decisions.append(decision)
+    codecs.allowed = {t: automatic if n == AUTO else [made[n]] for t, n in wanted.items()}
+    used = [codec for allowed in codecs.allowed.values() for codec in allowed]
+    codecs.lossy = ",".join(sorted({_identity(c) for c in used if not c.spec.lossless}))
+    codecs.decisions = tuple(decisions)
+    return codecs
+
+
+def _within(
+    config: TiersConfig, loaded: LoadedModel, codecs: TierCodecs
+) -> tuple[list[Codec], Decision]:
+    """The exact codecs, and those lossy ones whose error stays within `tiers.auto_error`."""
+    shape, limit = codecs.shape, config.auto_error
+    allowed, told = list(codecs.exact.values()), []
+    if limit > 0:
+        lossy: list[Codec] = [make_codec(name, shape=shape) for name in _CASTS]
+        with contextlib.suppress(ConfigError):  # never calibrated
+            lossy.append(make_kvtc(config, loaded, shape)[0])
+        sample = codecs.sample(lossy, blocks=4)
+        for codec in lossy:
+            error = lost_share(codec, sample, dtype=shape.dtype)
+            told.append(f"{codec.spec.name} {error:.2%}")
+            if error <= limit:
+                allowed.append(codec)
+    names = ", ".join(codec.spec.name for codec in allowed)
+    why = f"auto: tiers.auto_error = {limit:g}" + (f"; errors: {', '.join(told)}" if told else "")
+    return allowed, Decision("tiers.codecs", names, why)
 
 
 def codec_names(config: TiersConfig) -> dict[TierName, str]:
