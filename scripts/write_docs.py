@@ -59,7 +59,33 @@ def numbers() -> str:
                 *(f"| {label} | {value} |" for label, value in rows),
                 "",
             ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_codec_table()])
+
+
+def _codec_table() -> list[str]:
+    """A session of text that returns from disk, codec by codec, for each model measured."""
+    lines: list[str] = []
+    for name, title in (
+        ("hierarchy-codecs-qwen", "Qwen2.5-0.5B's shape"),
+        ("hierarchy-codecs-house", "the house model"),
+    ):
+        result = _result(name)
+        if result is None:
+            continue
+        lines += [
+            f"**2,048 tokens of text back from disk, by codec, {title}** "
+            f"(`bench/results/{name}.json`, {result['date'][:10]}, the same machine):",
+            "",
+            "| codec | TTFT against recomputing | bytes a token | reply tokens that differ |",
+            "|---|---|---|---|",
+        ]
+        for codec, row in result["codecs"].items():
+            lines.append(
+                f"| {codec} | {row['speedup']:.1f}x faster | {row['bytes_per_token']:,.0f} | "
+                f"{row['other']} of {row['replied']} |"
+            )
+        lines.append("")
+    return lines
 
 
 def _hierarchy_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
