@@ -54,11 +54,11 @@ class Rolling:
         """Whether it holds, or will hold, more than its share."""
         return len(sequence.token_ids) > self.resident_tokens
 
-    def tokens_held(self, sequence: Seq, computed: int) -> int:
-        """The most tokens that the pool holds of it until its prompt is computed, from `computed`
-        on."""
-        whole = len(sequence.token_ids)
-        return min(whole, max(self.resident_tokens, computed) + self._step)
+    def tokens_held(self, sequence: Seq, resident: int) -> int:
+        """The most tokens that the pool holds of it until its prompt is computed, given those that
+        it holds now."""
+        left = len(sequence.token_ids) - sequence.packed_tokens
+        return min(left, max(self.resident_tokens, resident) + self._step)
 
     def shrink(self, sequence: Seq, tokens: int) -> None:
         """Before a step after which it has `tokens` tokens: pack what exceeds its share."""

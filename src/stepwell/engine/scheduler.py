@@ -187,7 +187,7 @@ class Scheduler:
         promised = len(self.running) + sum(
             max(
                 0,
-                self._cache.blocks_for(self._tokens_held(s, s.computed))
+                self._cache.blocks_for(self._tokens_held(s, s.computed - s.packed_tokens))
                 - len(self._cache.blocks_of(s.sequence_id)),
             )
             for s in self.running
@@ -196,11 +196,11 @@ class Scheduler:
         needed = self._cache.room_needed(match, self._tokens_held(sequence, match.tokens))
         return needed + promised <= self._cache.pool.num_available
 
-    def _tokens_held(self, sequence: Sequence, computed: int) -> int:
-        """Tokens of its prompt that the pool holds at once, at most."""
+    def _tokens_held(self, sequence: Sequence, resident: int) -> int:
+        """Tokens of its prompt that the pool holds at once, at most, given those there now."""
         if self._rolling is None:
             return len(sequence.token_ids)
-        return self._rolling.tokens_held(sequence, computed)
+        return self._rolling.tokens_held(sequence, resident)
 
     def _yield_to(
         self, sequence: Sequence, planned: dict[Sequence, ScheduledSequence], now: float
