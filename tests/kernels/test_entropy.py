@@ -18,6 +18,8 @@ from stepwell.kernels.entropy import (
     build_tables,
     cpu,
     cpu_lanes,
+    decode_prefix,
+    head_bytes,
     reference,
     stream,
 )
@@ -32,6 +34,10 @@ VERSIONS: dict[str, tuple[Callable, Callable]] = {
 }
 if not cpu_lanes.available():
     del VERSIONS["lanes"]
+PREFIXES = {
+    "loop": partial(cpu.decode_prefix, vectors=False),
+    "lanes": partial(cpu.decode_prefix, vectors=True),
+}
 
 
 def make(seed: int, *, contexts: int, symbols: int, count: int, width: int) -> tuple:
@@ -103,6 +109,40 @@ def test_versions_refuse_the_same_words(version: str) -> None:
         assert outcomes[0] == outcomes[1]
         refused += outcomes[0] is None
     assert refused == 300
+
+
+@pytest.mark.parametrize("lanes", [1, 8, 32])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_versions_read_the_same_of_a_prefix(version: str, shape: dict, lanes: int) -> None:
+    tables, row, symbols = make(4, **shape)
+    pattern = Pattern.of(row, count=len(symbols))
+    states, words = reference.encode(symbols, pattern, tables.encode_table, lanes=lanes)
+    reached = 0
+    for end in np.unique(np.linspace(0, len(words), 7).astype(int)):
+        found = []
+        for read in (reference.decode_prefix, PREFIXES[version]):
+            out = np.zeros_like(symbols)
+            args = (words[:end], states.copy(), pattern, tables.decode_table, out)
+            found.append(read(*args))
+            assert np.array_equal(out[: found[-1]], symbols[: found[-1]])
+        assert found[0] == found[1] >= reached
+        reached = found[0]
+    assert reached == len(symbols)
+
+
+def test_a_stream_s_prefix() -> None:
+    tables, row, symbols = make(5, contexts=3, symbols=9, count=5000, width=5000)
+    data = encode_stream(symbols, row, tables)
+    least = head_bytes(len(symbols))
+    with pytest.raises(StreamError):
+        decode_prefix(data[: least - 1], row, tables)
+    for end in (least, least + 301, len(data)):
+        found, given = decode_prefix(data[:end], row, tables)
+        assert np.array_equal(found[:given], symbols[:given]) and not found[given:].any()
+    assert given == len(symbols)
+    with pytest.raises(StreamError):
+        decode_prefix(data + data[-2:], row, tables)
 
 
 def test_every_division_is_exact() -> None:

@@ -6,6 +6,8 @@ same hidden state); apart, they can have budgets of their own.
 
 A chunk: for each plane 4 bytes of length and its coefficients' bytes (ours.py); then 8 bytes, the
 XXH3-64 of all before, little-endian. A chunk that was changed is refused before it is parsed.
+A prefix of the bytes is a coarser chunk: of one plane, coefficients go from the one that holds the
+most energy down; of two, keys come before values, which is a poor order to cut.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from stepwell.codec.kvtc.allocation import DEFAULT_PRICE, Rung
 from stepwell.codec.kvtc.layout import RowLayout
-from stepwell.codec.kvtc.ours import LadderCoder
+from stepwell.codec.kvtc.ours import LadderCoder, TooShort
 from stepwell.codec.kvtc.transform import Basis
 
 WEIGHTS_HASH_BYTES = 32
@@ -104,6 +106,26 @@ class Calibration:
             view = view[_SIZE.size + size :]
         if len(view):
             raise ValueError("bytes after the chunk")
+        return torch.cat(parts, dim=1)
+
+    def decode_prefix(self, data: bytes | memoryview, *, tokens: int) -> Tensor:
+        """Coarser rows [tokens, width] from the leading bytes of a chunk: coefficients that they do
+        not reach are zero. ValueError for bytes that do not begin such a chunk, and for fewer than
+        its first coefficients need. Only the whole chunk can be checked against its checksum."""
+        whole, parts = memoryview(data), []
+        view = whole
+        for number, plane in enumerate(self.planes):
+            size = _SIZE.unpack_from(view)[0] if len(view) >= _SIZE.size else 0
+            part, view = view[_SIZE.size :][:size], view[_SIZE.size :][size:]
+            try:
+                coefficients = plane.coder.decode_prefix(part, tokens=tokens)
+            except TooShort:
+                if number == 0 or len(view):
+                    raise
+                coefficients = torch.zeros(tokens, plane.basis.rank)
+            parts.append(plane.basis.backward(coefficients))
+        if len(view) >= _SUM.size:
+            unsealed(whole)
         return torch.cat(parts, dim=1)
 
 

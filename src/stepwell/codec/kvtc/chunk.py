@@ -35,7 +35,7 @@ from stepwell.codec.kvtc.rate import RowCoder
 from stepwell.codec.kvtc.statistics import SINK_TOKENS
 from stepwell.codec.shape import BlockShape
 
-_VERSION = 1
+_VERSION = 2  # 2: levels by coefficient, a prefix is a coarser chunk
 _HEAD = struct.Struct("<BBHIIf8s")
 _SPEC = CodecSpec(name="kvtc", version=_VERSION, lossless=False)
 _MAX_POSITION = 1 << 30

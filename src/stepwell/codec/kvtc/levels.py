@@ -110,6 +110,11 @@ def pack_escapes(levels: Levels) -> bytes:
     return bytes(out)
 
 
+def count_escapes(data: bytes | memoryview) -> int:
+    """How many numbers end in these bytes."""
+    return int((np.frombuffer(data, np.uint8) < 128).sum()) if len(data) else 0
+
+
 def unpack_escapes(data: bytes | memoryview, *, count: int) -> Levels:
     """The inverse. ValueError unless the bytes are exactly `count` numbers."""
     if not count <= len(data) <= _MAX_NUMBER_BYTES * count:

@@ -2,7 +2,7 @@
 
     base        the arithmetic and its sources, what a version is
     tables      RansTables, build_tables
-    stream      encode, decode: symbols to a stream of bytes and back
+    stream      encode, decode, decode_prefix: symbols to a stream of bytes and back
     reference   the truth, in plain Python
     cpu         compiled: cpu_kernel symbol by symbol, cpu_lanes 32 at a time
 
@@ -13,7 +13,22 @@ what models them, or a checksum. Importing this package imports numpy and torch,
 from __future__ import annotations
 
 from stepwell.kernels.entropy.base import StreamError
-from stepwell.kernels.entropy.stream import MAX_COUNT, decode, encode
+from stepwell.kernels.entropy.stream import (
+    MAX_COUNT,
+    decode,
+    decode_prefix,
+    encode,
+    head_bytes,
+)
 from stepwell.kernels.entropy.tables import RansTables, build_tables
 
-__all__ = ["MAX_COUNT", "RansTables", "StreamError", "build_tables", "decode", "encode"]
+__all__ = [
+    "MAX_COUNT",
+    "RansTables",
+    "StreamError",
+    "build_tables",
+    "decode",
+    "decode_prefix",
+    "encode",
+    "head_bytes",
+]

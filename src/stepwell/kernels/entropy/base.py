@@ -96,6 +96,13 @@ class Coder(Protocol):
         not end at 2^16. `states` is overwritten."""
         ...
 
+    def decode_prefix(
+        self, words: U16, states: U32, pattern: Pattern, table: DecodeTable, out: U8
+    ) -> int:
+        """As `decode`, of the leading words alone: how many symbols of `out` they give, whole
+        rounds of all lanes. What lies behind in `out` is of no use."""
+        ...
+
 
 def lanes_for(count: int) -> int:
     """Lanes for so many symbols: each costs about 2 bytes more, and buys independent work."""

@@ -49,14 +49,36 @@ def decode(
     vectors: bool | None = None,
 ) -> None:
     """See `base.Coder`. `vectors`: None for what this CPU can; for tests."""
+    if _decoded(words, states, pattern, table, out, vectors=vectors) < 0:
+        raise StreamError("the words run out")
+
+
+def decode_prefix(
+    words: U16,
+    states: U32,
+    pattern: Pattern,
+    table: DecodeTable,
+    out: U8,
+    *,
+    vectors: bool | None = None,
+) -> int:
+    """See `base.Coder`. `vectors`: None for what this CPU can; for tests."""
+    used = _decoded(words, states, pattern, table, out, vectors=vectors)
+    missed = -1 - used
+    return len(out) if used >= 0 else missed - missed % len(states)
+
+
+def _decoded(
+    words: U16, states: U32, pattern: Pattern, table: DecodeTable, out: U8, *, vectors: bool | None
+) -> int:
+    """What the kernel leaves in PLACE. StreamError where all symbols are there, but not the end."""
     record = _record(words, states, pattern, out, table.entries)
     kernel = compiled.decode_kernel(cpu_lanes.available() if vectors is None else vectors)
     team.run(kernel, record, tasks=1)
     used = int(record[compiled.PLACE])
-    if used < 0:
-        raise StreamError("the words run out")
-    if used != len(words) or (states != LOWER).any():
+    if used >= 0 and (used != len(words) or (states != LOWER).any()):
         raise StreamError("the stream does not end where it began")
+    return used
 
 
 def _record(

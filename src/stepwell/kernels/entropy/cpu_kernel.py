@@ -28,7 +28,8 @@ from stepwell.kernels.native.integers import (
 from stepwell.kernels.native.memory import load_int64
 
 # Fields of the int64 record whose address the kernel gets. WORDS: their address. PLACE: decoding,
-# words read in the end; encoding, where the first word lies in the end. COUNT: of symbols.
+# words read in the end, or -1 - i where they run out for symbol i or one of its round; encoding,
+# where the first word lies in the end. COUNT: of symbols.
 WORDS, CAPACITY, PLACE, STATES, LANES, WIDE, PERIOD, SYMBOLS, COUNT = range(9)
 TABLE, STRIDE, FIELDS = range(9, 12)
 
@@ -64,7 +65,7 @@ def _encode_some(args, first, last, place):
 
 @njit(inline="always", error_model="numpy")
 def _decode_some(args, first, last, place):
-    """Symbols [first, last); returns the words read, or -1 where they run out."""
+    """Symbols [first, last); returns the words read, or -1 - i where they run out at i."""
     lanes, period = load_int64(args, LANES), load_int64(args, PERIOD)
     states, words = load_int64(args, STATES), load_int64(args, WORDS)
     wide, symbols = load_int64(args, WIDE), load_int64(args, SYMBOLS)
@@ -82,7 +83,7 @@ def _decode_some(args, first, last, place):
             x = (x << 16) | word if needs else x
             place += needs
         elif needs:
-            return -1
+            return -1 - i
         store_uint32(states, lane, x)
         store_uint8(symbols, i, entry >> 24)
     return place

@@ -166,7 +166,8 @@ def decode_rows(
     count: Any, table: Any,
 ) -> Any:  # fmt: skip
     """Decode `count` symbols, a positive multiple of 32, from their start; returns the words read,
-    or -1 where they run out. Arguments as in the record of `cpu_kernel`."""
+    or -1 - i where they run out in the row that begins at i. Arguments as in the record of
+    `cpu_kernel`."""
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         words, capacity, states, wide, period, symbols, count, table = args
@@ -189,6 +190,7 @@ def decode_rows(
             steps.append((x, needs, total))
             total = builder.add(total, _count(builder, needs))
         inside = builder.icmp_signed("<=", total, capacity)
+        short = builder.not_(i)
         builder.cbranch(inside, fits, done)
 
         builder.position_at_end(fits)
@@ -210,7 +212,7 @@ def decode_rows(
             phi.add_incoming(later, fits)
         builder.position_at_end(done)
         result = builder.phi(I64)
-        result.add_incoming(ir.Constant(I64, -1), body)
+        result.add_incoming(short, body)
         result.add_incoming(total, fits)
         return result
 

@@ -37,6 +37,12 @@ def encode(symbols: U8, pattern: Pattern, table: EncodeTable, *, lanes: int) -> 
 
 def decode(words: U16, states: U32, pattern: Pattern, table: DecodeTable, out: U8) -> None:
     """See `base.Coder`."""
+    if decode_prefix(words, states, pattern, table, out) < len(out):
+        raise StreamError("the words run out")
+
+
+def decode_prefix(words: U16, states: U32, pattern: Pattern, table: DecodeTable, out: U8) -> int:
+    """See `base.Coder`."""
     lanes, used = len(states), 0
     for i in range(len(out)):
         x = int(states[i % lanes])
@@ -44,10 +50,11 @@ def decode(words: U16, states: U32, pattern: Pattern, table: DecodeTable, out: U
         x = ((entry >> PRECISION & _LOW) + 1) * (x >> PRECISION) + (entry & _LOW)
         if x < LOWER:
             if used == len(words):
-                raise StreamError("the words run out")
+                return i - i % lanes
             x = x << 16 | int(words[used])
             used += 1
         states[i % lanes] = x
         out[i] = entry >> 24
     if used != len(words) or (states != LOWER).any():
         raise StreamError("the stream does not end where it began")
+    return len(out)

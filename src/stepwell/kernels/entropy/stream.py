@@ -26,6 +26,8 @@ from stepwell.kernels import registry
 from stepwell.kernels.entropy.base import (
     LOWER,
     U8,
+    U16,
+    U32,
     Coder,
     Pattern,
     StreamError,
@@ -100,17 +102,54 @@ def decode(
     """
     view = memoryview(data).cast("B")
     count, shape, lanes = _parsed(view, len(contexts))
+    if len(view) % 2:
+        raise StreamError("sizes do not add up")
     if tokens is not None and shape != (tokens, len(contexts)):
         raise StreamError(f"the stream holds {shape} symbols, not {(tokens, len(contexts))}")
     out = np.empty(count, np.uint8)
-    _, contexts = _checked(out[:0], contexts, tables)
+    words, states, pattern = _body(view, contexts, tables, count=count, lanes=lanes)
+    coder().decode(words, states, pattern, tables.decode_table, out)
+    return out.reshape(shape)
+
+
+def decode_prefix(
+    data: bytes | bytearray | memoryview, contexts: NDArray[np.uint16], tables: RansTables
+) -> tuple[U8, int]:
+    """The symbols [n] that the leading bytes of a stream give, those behind them as 0, and how many
+    they give. For streams of [n] symbols; StreamError as `decode`, and for fewer bytes than
+    `head_bytes`."""
+    view = memoryview(data).cast("B")
+    count, shape, lanes = _parsed(view, len(contexts))
+    if len(shape) != 1:
+        raise StreamError("a pattern has no prefixes")
+    out = np.empty(count, np.uint8)
+    view = view[: len(view) - len(view) % 2]
+    words, states, pattern = _body(view, contexts, tables, count=count, lanes=lanes)
+    given = coder().decode_prefix(words, states, pattern, tables.decode_table, out)
+    out[given:] = 0
+    return out, given
+
+
+def head_bytes(count: int) -> int:
+    """Bytes of a stream of so many symbols before its first word."""
+    return _HEADER.size + 4 * lanes_for(count)
+
+
+def _body(
+    view: memoryview,
+    contexts: NDArray[np.uint16],
+    tables: RansTables,
+    *,
+    count: int,
+    lanes: int,
+) -> tuple[U16, U32, Pattern]:
+    """Words, states to overwrite, and the pattern."""
+    _, contexts = _checked(np.empty(0, np.uint8), contexts, tables)
     body = np.frombuffer(view[_HEADER.size :], np.uint8)
     states = body[: 4 * lanes].view("<u4").copy()
-    words = body[4 * lanes :].view("<u2")
     if (states < LOWER).any():
         raise StreamError("a lane begins below its range")
-    coder().decode(words, states, Pattern.of(contexts, count=count), tables.decode_table, out)
-    return out.reshape(shape)
+    return body[4 * lanes :].view("<u2"), states, Pattern.of(contexts, count=count)
 
 
 def _checked(
@@ -138,7 +177,6 @@ def _parsed(view: memoryview, width: int) -> tuple[int, tuple[int, ...], int]:
         raise StreamError(f"a stream of {number} symbols, but {width} contexts")
     if count > MAX_COUNT:
         raise StreamError(f"a stream of {count} symbols")
-    rest = len(view) - _HEADER.size - 4 * lanes
-    if rest < 0 or rest % 2 or lanes != lanes_for(count):
+    if len(view) < head_bytes(count) or lanes != lanes_for(count):
         raise StreamError("sizes do not add up")
     return count, shape, lanes
