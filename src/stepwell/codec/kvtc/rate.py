@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stepwell.codec.kvtc.calibration import Calibration, Plane, sealed, unsealed
 from stepwell.codec.kvtc.control import Choice, choice_for_ratio
+from stepwell.codec.kvtc.fold import analysis_matrix, synthesis_matrix
 
 _SIZE = struct.Struct("<I")
 
@@ -115,12 +116,8 @@ class _FoldedPlane:
         basis, rung = plane.basis, plane.ladder[choice[0]]
         coded = torch.from_numpy(rung.coded)
         dtype = _product_dtype()
-        units = torch.zeros(len(coded), basis.rank)
-        units[torch.arange(len(coded)), coded] = 1.0
-        synthesis = basis.backward(units) - basis.mean
-        eye = torch.eye(basis.width) + basis.mean
-        analysis = basis.forward(eye)[:, coded]
-        return cls(plane, choice, analysis.to(dtype).contiguous(), synthesis.to(dtype).contiguous())
+        analysis = analysis_matrix(basis, coded, dtype=dtype)
+        return cls(plane, choice, analysis, synthesis_matrix(basis, coded, dtype=dtype))
 
     def encode(self, rows: Tensor) -> tuple[bytes, float]:
         """Bytes, and summed squared error in the basis' geometry."""

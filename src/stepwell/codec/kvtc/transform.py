@@ -59,6 +59,17 @@ class BasisGroup:
         vectors = self._vectors[:, : coefficients.shape[1]]
         return (coefficients.to(vectors.dtype) @ vectors.T).float()
 
+    def analysis(self, index: Tensor) -> Tensor:
+        """[w, len(index)] float32: what `forward` multiplies rows by for these coefficients."""
+        if not self._wide:
+            return self._analysis[:, index]
+        correction = (self._vectors @ self._overlap[:, index]).float()
+        return self.directions(index) - correction
+
+    def directions(self, index: Tensor) -> Tensor:
+        """[w, len(index)] float32: what one of these coefficients is in a row."""
+        return self._vectors[:, index].float()
+
     @property
     def _wide(self) -> bool:
         rows, columns = self.matrix.shape
