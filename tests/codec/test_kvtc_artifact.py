@@ -20,7 +20,7 @@ from stepwell.codec.kvtc.artifact import (
     save_calibration,
     storage_report,
 )
-from stepwell.codec.kvtc.container import ArtifactError, read_sections, write_sections
+from stepwell.codec.kvtc.container import VERSION, ArtifactError, read_sections, write_sections
 from stepwell.codec.kvtc.matrix import Precision
 from tests.codec.kvtc_shapes import WEIGHTS, calibration, rows
 
@@ -50,6 +50,16 @@ def test_other_weights_are_refused() -> None:
     with pytest.raises(ArtifactError, match="other weights"):
         load_calibration(data, weights=bytes(32))
     load_calibration(data, weights=WEIGHTS)
+
+
+def test_files_of_another_version_are_refused_with_what_to_do() -> None:
+    data = bytearray(dump_calibration(calibration(joint=True)))
+    struct.pack_into("<H", data, 8, VERSION - 1)
+    with pytest.raises(ArtifactError, match=r"older version.*stepwell calibrate"):
+        load_calibration(bytes(data))
+    struct.pack_into("<H", data, 8, VERSION + 1)
+    with pytest.raises(ArtifactError, match="newer version"):
+        load_calibration(bytes(data))
 
 
 def test_storage_is_told() -> None:

@@ -30,7 +30,7 @@ import xxhash
 from numpy.typing import NDArray
 
 MAGIC = b"SWKVTC\r\n"
-VERSION = 1
+VERSION = 2  # 2: matrices as entropy-coded levels
 MAX_SECTIONS = 4096
 MAX_UNPACKED = 1 << 28  # bytes that packed sections may become, all together
 _HEAD = struct.Struct("<8sHHI32sQ")
@@ -100,6 +100,13 @@ def read_sections(data: bytes | memoryview) -> tuple[bytes, dict[str, Array]]:
     return weights, arrays
 
 
+def _version_message(version: int) -> str:
+    """What to do about a file of another version."""
+    if version < VERSION:
+        return f"of an older version, {version}, not {VERSION}: make it anew: stepwell calibrate"
+    return f"of a newer version, {version}: this release reads {VERSION}"
+
+
 def _read_table(view: memoryview) -> tuple[bytes, list[_Entry]]:
     if len(view) < _HEAD.size:
         raise ArtifactError("shorter than its header")
@@ -107,7 +114,7 @@ def _read_table(view: memoryview) -> tuple[bytes, list[_Entry]]:
     if magic != MAGIC:
         raise ArtifactError("not a calibration artifact")
     if version != VERSION:
-        raise ArtifactError(f"version {version}: this release reads {VERSION}")
+        raise ArtifactError(_version_message(version))
     end = _HEAD.size + _ENTRY.size * count
     if zero or count > MAX_SECTIONS or size != len(view) or end + _SUM.size > size:
         raise ArtifactError("its sizes do not add up")
