@@ -30,6 +30,7 @@ from stepwell.codec.kvtc.ours import HEADER
 from stepwell.codec.kvtc.quantizer import priced_levels, reconstruct
 from stepwell.codec.kvtc.statistics import Moments
 from stepwell.codec.kvtc.transform import fit_basis
+from stepwell.codec.kvtc.unseen import told_by
 from tests.codec.kvtc_shapes import WIDTH, calibration, rows
 
 BOTH = pytest.mark.parametrize("joint", [True, False])
@@ -235,3 +236,21 @@ def test_coded_matrices_cost_little() -> None:
         errors.append(float((basis.backward(basis.forward(chunk)) - chunk).square().sum()))
     assert errors[1] < errors[0] * 1.02
     assert coded.groups[0].matrix.nbytes < exact.groups[0].matrix.nbytes
+
+
+def test_unseen_rows_tell_what_they_cost() -> None:
+    """Rows that lie worse than those of training: the figures are those of real bytes and errors."""
+    found = calibration(joint=True)
+    noise = torch.randn(400, found.width, generator=torch.Generator().manual_seed(1))
+    unseen = rows(400, seed=60) + noise
+    told = told_by(found, unseen)
+    for rung in (0, 3):
+        before, after = found.planes[0].ladder[rung], told.planes[0].ladder[rung]
+        assert after.bits > before.bits
+        data = told.encode_rows(unseen, rungs=[rung])
+        assert 8 * len(data) / 400 == pytest.approx(after.bits, rel=0.15)  # escapes are reckoned
+        back = told.decode_rows(data, tokens=400)
+        metric = told.planes[0].basis.metric
+        assert metric is not None
+        seen = float(metric.weigh(back - unseen).square().sum()) / 400
+        assert seen == pytest.approx(after.error, rel=0.01)

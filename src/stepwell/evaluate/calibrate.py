@@ -25,6 +25,7 @@ from stepwell.codec.kvtc.gather import Gatherer, SketchGatherer, gatherer
 from stepwell.codec.kvtc.layout import RowLayout
 from stepwell.codec.kvtc.statistics import SINK_TOKENS
 from stepwell.codec.kvtc.train import TrainingOptions, runs_of, train_calibration
+from stepwell.codec.kvtc.unseen import told_by
 from stepwell.evaluate.codec_text import library_texts
 from stepwell.hardware.machine import read_machine
 from stepwell.model.identity import weights_hash
@@ -35,6 +36,7 @@ from stepwell.model.rotary import row_layouts
 RATIOS = (4, 8, 16, 32, 64)
 CHUNK_TOKENS = 256
 _HELD_OUT = 8  # every so many-th piece
+_TOLD = 4096  # held-out tokens that tell the ladders what unseen text costs
 _SHIFT = 1.25
 """A text whose error or bytes exceed what calibration expects by this factor is of another domain:
 between texts of one kind the factor was seen to stay below 1.1 (house model)."""
@@ -126,8 +128,11 @@ def calibrate(
         values=source.values,
         options=options.training,
     )
+    chunks = _chunks(source, held_out, on_progress)
+    told, rest = _halves(chunks)
+    calibration = told_by(calibration, torch.cat(told)[:_TOLD])
     seconds["training_s"] = time.perf_counter() - began - seconds["texts_s"]
-    rates = measure_rates(calibration, _chunks(source, held_out, on_progress))
+    rates = measure_rates(calibration, rest)
     report = {
         "tokens": gathered.count,
         "statistics": _described(gathered),
@@ -136,6 +141,11 @@ def calibrate(
         "rates": [_as_dict(rate) for rate in rates],
     }
     return calibration, report
+
+
+def _halves(chunks: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Chunks to tell the ladders with, and others to check what they were told."""
+    return (chunks[0::2], chunks[1::2]) if len(chunks) > 1 else (chunks, chunks)
 
 
 def _gatherer(source: Source, options: CalibrationOptions) -> Gatherer | SketchGatherer:

@@ -71,7 +71,7 @@ def train_rung(
         step=step,
         coded=coded.numpy(),
         model=model,
-        bits=_bits(levels, model) / len(levels),
+        bits=level_bits(levels, model) / len(levels),
         error=(residual + dropped) / len(levels),
     )
 
@@ -87,7 +87,8 @@ def symbol_counts(levels: Tensor, model: QuantizerModel) -> NDArray[np.int64]:
     return count_symbols(symbols, model.contexts, count=model.tables.contexts)
 
 
-def _bits(levels: Tensor, model: QuantizerModel) -> float:
+def level_bits(levels: Tensor, model: QuantizerModel) -> float:
+    """What the levels cost in the end, in bits, by the tables' frequencies."""
     counts = symbol_counts(levels, model)
     costs = np.where(counts > 0, model.tables.costs(), 0.0)
     escaped = int(counts[:, -1].sum())
