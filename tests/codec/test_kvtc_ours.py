@@ -239,7 +239,7 @@ def test_coded_matrices_cost_little() -> None:
 
 
 def test_unseen_rows_tell_what_they_cost() -> None:
-    """Rows that lie worse than those of training: the figures are those of real bytes and errors."""
+    """Rows that lie worse than those of training: figures are those of real bytes and errors."""
     found = calibration(joint=True)
     noise = torch.randn(400, found.width, generator=torch.Generator().manual_seed(1))
     unseen = rows(400, seed=60) + noise
