@@ -8,11 +8,11 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stepwell.kernels.entropy import RansTables, StreamError, build_tables
+from stepwell.kernels.entropy import RansTables, StreamError, build_tables, cpu, reference
 from stepwell.kernels.entropy.base import PRECISION, TOTAL
 from stepwell.kernels.entropy.tables import decode_entries, encode_entries
 
@@ -47,6 +47,30 @@ def test_no_exchange_makes_a_table_better() -> None:
 
 def test_a_row_without_counts_is_even() -> None:
     assert set(build_tables(np.zeros((1, 8), np.int64)).frequencies.ravel()) == {512}
+
+
+CHUNK_COUNTS = arrays.arrays(
+    np.int64,
+    st.tuples(st.integers(1, 5), st.just(256)),
+    elements=st.one_of(st.just(0), st.integers(0, 5), st.integers(0, 10**6)),
+)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(CHUNK_COUNTS)
+def test_a_chunk_s_own_tables(counts: np.ndarray) -> None:
+    edges = np.array([[1] * 256, [0] * 255 + [7], [10**9] + [1] * 255], np.int64)
+    for given_counts in (counts, np.concatenate([counts, edges])):
+        given_counts[:, 3] += 1  # no row without symbols
+        found, expected = cpu.fit(given_counts), reference.fit(given_counts)
+        used = np.unpackbits(found.used, bitorder="little").astype(bool)
+        assert np.array_equal(used, given_counts.any(0))
+        assert (found.frequencies.sum(1) == TOTAL).all()
+        assert ((found.frequencies > 0) == (given_counts[:, used] > 0)).all()
+        assert np.array_equal(found.frequencies, expected.frequencies)
+        assert np.array_equal(found.used, expected.used) and found.bits == expected.bits
+        where = given_counts > 0
+        assert np.array_equal(found.table.entries[where], expected.table.entries[where])
 
 
 def test_entries_say_what_the_tables_say() -> None:

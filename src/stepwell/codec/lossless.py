@@ -33,16 +33,15 @@ from stepwell.kernels.entropy.base import (
     FULL_LANES,
     LOWER,
     MAX_SYMBOLS,
-    PRECISION,
     TOTAL,
+    ChunkTables,
     DecodeTable,
-    EncodeTable,
     Pattern,
     StreamError,
     lanes_for,
 )
 from stepwell.kernels.entropy.stream import coder
-from stepwell.kernels.entropy.tables import decode_entries, encode_entries
+from stepwell.kernels.entropy.tables import decode_entries
 from stepwell.kernels.planes import Planes, planes_version
 from stepwell.kernels.planes.base import Kind
 
@@ -124,17 +123,14 @@ class LosslessCodec:
         tables = self._tables_for(count)
         segments = self._segments if tables > 1 else np.array([count], np.int64)
         counts = planes_version().count(planes.symbols, segments)
-        used = counts.sum(0) > 0
-        counts = counts[:, used]
-        frequencies = fit_present(counts)
-        head = _head(self._kind, frequencies, used, count=count)
-        if len(head) + _bits(counts, frequencies) / 8 >= _HEAD.size + count:
+        fitted = coder().fit(counts)
+        head = _head(self._kind, fitted, count=count)
+        if len(head) + fitted.bits / 8 >= _HEAD.size + count:
             return None
-        entries = np.zeros((tables, MAX_SYMBOLS), np.uint32)
-        entries[:, used] = encode_entries(frequencies)
-        table = EncodeTable(entries=entries)
         lanes = lanes_for(count)
-        states, words = coder().encode(planes.symbols, self._pattern(tables), table, lanes=lanes)
+        states, words = coder().encode(
+            planes.symbols, self._pattern(tables), fitted.table, lanes=lanes
+        )
         return [head, _view(states), _view(words), _view(planes.rest)]
 
     def _read_planes(
@@ -167,13 +163,11 @@ class LosslessCodec:
         return self._by_segment if tables > 1 else _ONE_TABLE
 
 
-def _head(
-    kind: Kind, frequencies: NDArray[np.uint16], used: NDArray[np.bool_], *, count: int
-) -> Buffer:
+def _head(kind: Kind, fitted: ChunkTables, *, count: int) -> Buffer:
     """Fixed fields, which symbols are in use, and the table of each context over these."""
+    frequencies = fitted.frequencies
     fixed = _HEAD.pack(_CODED, kind, 0, len(frequencies), count)
-    bits = np.packbits(used, bitorder="little")
-    return memoryview(fixed + bits.tobytes() + frequencies.astype("<u2").tobytes())
+    return memoryview(fixed + fitted.used.tobytes() + frequencies.astype("<u2").tobytes())
 
 
 def _read_frequencies(head: Buffer, *, tables: int) -> NDArray[np.uint16]:
@@ -191,25 +185,6 @@ def _read_frequencies(head: Buffer, *, tables: int) -> NDArray[np.uint16]:
     whole = np.zeros((tables, MAX_SYMBOLS), np.uint16)
     whole[:, used] = found
     return whole
-
-
-def fit_present(counts: NDArray[np.int64]) -> NDArray[np.uint16]:
-    """12-bit frequencies of counts [tables, symbols], none for a symbol that does not occur.
-
-    Rounded shares, and the difference on the most frequent symbols: a thousandth above the best.
-    """
-    sums = counts.sum(1, keepdims=True)
-    found = (counts * TOTAL + sums // 2) // sums
-    found[(found == 0) & (counts > 0)] = 1
-    rows = np.arange(len(found))
-    while (excess := found.sum(1) - TOTAL).any():
-        most = found.argmax(1)
-        found[rows, most] -= np.minimum(excess, found[rows, most] // 2)
-    return found.astype(np.uint16)
-
-
-def _bits(counts: NDArray[np.int64], frequencies: NDArray[np.uint16]) -> float:
-    return float((counts * (PRECISION - np.log2(np.maximum(1, frequencies)))).sum())
 
 
 def _unstore(parts: Sequence[Buffer], out: Sequence[Buffer], *, fields: tuple[int, ...]) -> None:

@@ -4,7 +4,7 @@
     tables      RansTables, build_tables
     stream      encode, decode, decode_prefix: symbols to a stream of bytes and back
     reference   the truth, in plain Python
-    cpu         compiled: cpu_kernel symbol by symbol, cpu_lanes 32 at a time
+    cpu         compiled: cpu_kernel symbol by symbol, cpu_lanes 32 at a time, cpu_fit for tables
 
 Owns: coding symbols whose model is known to both sides. Does not own: where symbols come from,
 what models them, or a checksum. Importing this package imports numpy and torch, not numba.

@@ -31,6 +31,10 @@ LOWER = 1 << 16  # the least state
 MAX_SYMBOLS = 256
 MAX_CONTEXTS = 1 << 16
 FULL_LANES = 32
+COST_BITS = 16
+COSTS = np.zeros(TOTAL + 1, np.int64)
+"""What a symbol of each frequency costs, in bits / 2^COST_BITS; 0 at frequency 0."""
+COSTS[1:] = np.rint((PRECISION - np.log2(np.arange(1, TOTAL + 1))) * (1 << COST_BITS))
 
 U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
@@ -80,8 +84,25 @@ class DecodeTable:
     entries: U32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChunkTables:
+    """Tables of one chunk's own: a symbol that does not occur has no probability. `used`: 256 bits,
+    low first, one for each symbol that occurs in any context. `frequencies` uint16 [contexts,
+    symbols in use], in 4096ths. `bits`: what the counted symbols cost with them."""
+
+    used: U8
+    frequencies: U16
+    table: EncodeTable
+    bits: float
+
+
 class Coder(Protocol):
     """One version. Inputs are checked already: contexts and symbols lie inside the table."""
+
+    def fit(self, counts: NDArray[np.int64]) -> ChunkTables:
+        """Tables for counts [contexts, 256], none of whose rows is all zero: rounded shares, and
+        the difference on the most frequent symbols, a thousandth above the best in bits."""
+        ...
 
     def encode(
         self, symbols: U8, pattern: Pattern, table: EncodeTable, *, lanes: int

@@ -6,13 +6,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stepwell.kernels.entropy import cpu_fit, cpu_lanes
 from stepwell.kernels.entropy import cpu_kernel as compiled
-from stepwell.kernels.entropy import cpu_lanes
 from stepwell.kernels.entropy.base import (
+    COST_BITS,
+    COSTS,
     LOWER,
+    MAX_SYMBOLS,
     U8,
     U16,
     U32,
+    ChunkTables,
     DecodeTable,
     EncodeTable,
     Pattern,
@@ -20,6 +24,32 @@ from stepwell.kernels.entropy.base import (
 )
 from stepwell.kernels.native import team
 from stepwell.kernels.native.arrays import address_of
+
+
+def fit(counts: NDArray[np.int64]) -> ChunkTables:
+    """See `base.Coder`."""
+    counts = np.ascontiguousarray(counts, np.int64)
+    contexts = len(counts)
+    used, index = np.zeros(MAX_SYMBOLS // 8, np.uint8), np.empty(MAX_SYMBOLS, np.uint8)
+    frequencies = np.empty(contexts * MAX_SYMBOLS, np.uint16)
+    entries = np.zeros((contexts, MAX_SYMBOLS), np.uint32)
+    fields = [0] * cpu_fit.FIELDS
+    fields[cpu_fit.COUNTS] = address_of(counts)
+    fields[cpu_fit.CONTEXTS] = contexts
+    fields[cpu_fit.COSTS] = address_of(COSTS)
+    fields[cpu_fit.USED] = address_of(used)
+    fields[cpu_fit.INDEX] = address_of(index)
+    fields[cpu_fit.FREQUENCIES] = address_of(frequencies)
+    fields[cpu_fit.ENTRIES] = address_of(entries)
+    record = torch.tensor(fields, dtype=torch.int64)
+    team.run(cpu_fit.fit_kernel(), record, tasks=1)
+    symbols = int(record[cpu_fit.SYMBOLS])
+    return ChunkTables(
+        used=used,
+        frequencies=frequencies[: contexts * symbols].reshape(contexts, symbols),
+        table=EncodeTable(entries=entries),
+        bits=int(record[cpu_fit.COST]) / (1 << COST_BITS),
+    )
 
 
 def encode(

@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepwell.kernels.entropy.base import (
+    COST_BITS,
+    COSTS,
     LOWER,
+    MAX_SYMBOLS,
     PRECISION,
     TOTAL,
     U8,
     U16,
     U32,
+    ChunkTables,
     DecodeTable,
     EncodeTable,
     Pattern,
     StreamError,
 )
+from stepwell.kernels.entropy.tables import encode_entries
 
 _LOW = TOTAL - 1
+
+
+def fit(counts: NDArray[np.int64]) -> ChunkTables:
+    """See `base.Coder`."""
+    used = counts.sum(0) > 0
+    present = counts[:, used]
+    sums = present.sum(1, keepdims=True)
+    found = (present * TOTAL + sums // 2) // sums
+    found[(found == 0) & (present > 0)] = 1
+    rows = np.arange(len(found))
+    while (excess := found.sum(1) - TOTAL).any():
+        most = found.argmax(1)
+        found[rows, most] -= np.minimum(excess, found[rows, most] // 2)
+    entries = np.zeros((len(counts), MAX_SYMBOLS), np.uint32)
+    entries[:, used] = encode_entries(found)
+    return ChunkTables(
+        used=np.packbits(used, bitorder="little"),
+        frequencies=found.astype(np.uint16),
+        table=EncodeTable(entries=entries),
+        bits=int((present * COSTS[found]).sum()) / (1 << COST_BITS),
+    )
 
 
 def encode(symbols: U8, pattern: Pattern, table: EncodeTable, *, lanes: int) -> tuple[U32, U16]:

@@ -31,14 +31,16 @@ def count(symbols: U8, segments: NDArray[np.int64]) -> NDArray[np.int64]:
     sizes = np.ascontiguousarray(segments, np.int64)
     assert sizes.sum() > 0 and len(symbols) % int(sizes.sum()) == 0, "whole rounds of segments"
     tables = np.zeros((len(sizes), 4, 256), np.uint32)
+    sums = np.empty((len(sizes), 256), np.int64)
     fields = [0] * compiled.FIELDS
     fields[compiled.NUMBER] = len(sizes)
     fields[compiled.SYMBOLS] = address_of(symbols)
     fields[compiled.COUNT] = len(symbols)
     fields[compiled.SEGMENTS] = address_of(sizes)
     fields[compiled.TABLES] = address_of(tables)
+    fields[compiled.SUMS] = address_of(sums)
     team.run(compiled.counting_kernel(), torch.tensor(fields, dtype=torch.int64), tasks=1)
-    return tables.sum(1, dtype=np.int64)
+    return sums
 
 
 def _walk(parts: Sequence[Buffer], planes: Planes, *, splits: bool) -> None:

@@ -14,15 +14,16 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from stepwell.kernels.native.compiled import compile_kernel
-from stepwell.kernels.native.integers import load_uint8, load_uint32, store_uint32
+from stepwell.kernels.native.integers import load_uint8, load_uint32, store_int64, store_uint32
 from stepwell.kernels.native.memory import literal, load_int64
 from stepwell.kernels.planes.base import Kind
 
 # Fields of the int64 record whose address the kernel gets. PARTS: address of int64 (address, count
 # of numbers) pairs; LOW and HIGH: where those bytes go.
 PARTS, NUMBER, SYMBOLS, LOW, HIGH = range(5)
-# Of counting: SEGMENTS: address of int64 sizes; TABLES: uint32 [segments, 4, 256], zeroed.
-COUNT, SEGMENTS, TABLES, FIELDS = range(3, 7)
+# Of counting: SEGMENTS: address of int64 sizes; TABLES: uint32 [segments, 4, 256], zeroed;
+# SUMS: int64 [segments, 256].
+COUNT, SEGMENTS, TABLES, SUMS, FIELDS = range(3, 8)
 
 _WIDTH = 32
 _I64 = ir.IntType(64)
@@ -198,5 +199,11 @@ def counting_kernel() -> Any:
                     a = load_uint8(place, i)
                     store_uint32(table, a, load_uint32(table, a) + 1)
                 place += size
+        for segment in range(load_int64(args, NUMBER)):
+            table, sums = tables + 4096 * segment, load_int64(args, SUMS) + 2048 * segment
+            for i in range(256):
+                found = load_uint32(table, i) + load_uint32(table, 256 + i)
+                found += load_uint32(table, 512 + i) + load_uint32(table, 768 + i)
+                store_int64(sums, i, found)
 
     return compile_kernel(kernel)
