@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from stepwell.base.config import CacheConfig, TiersConfig
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import ConfigError
@@ -25,6 +23,7 @@ from stepwell.codec import ValueFormat
 from stepwell.engine.codecs import TierCodecs
 from stepwell.engine.probe import PROBE_CHUNKS, probe
 from stepwell.engine.resolve import check_host_tier
+from stepwell.engine.staging import check_device, open_transfers
 from stepwell.engine.tiers import Tiers
 from stepwell.hardware.machine import read_machine
 from stepwell.kernels.native.team import stay_on_one_thread
@@ -42,7 +41,7 @@ _MOST_CHUNK_BLOCKS = 16
 
 @dataclass(frozen=True, slots=True)
 class OpenTiers:
-    """What `open_tiers` built. `stores` are to be closed after the mover."""
+    """What `open_tiers` built. `stores` are to be closed after the transfers."""
 
     tiers: Tiers
     stores: dict[TierName, Tier]
@@ -50,7 +49,7 @@ class OpenTiers:
 
     def close(self, timeout: float) -> None:
         """Carry out what is under way, then close. A tier whose thread hangs is left open."""
-        hung = self.tiers.mover.close(timeout)
+        hung = self.tiers.transfers.close(timeout)
         for name, store in self.stores.items():
             if name not in hung:
                 store.close()
@@ -79,11 +78,7 @@ def open_tiers(
     """Open what [tiers] names, adopt what it holds, and measure it. `wrap`: put around each store
     once it has been measured. Raises ConfigError, HardwareError, TierError, OSError: then nothing
     stays open."""
-    if pool.storage.device.type != "cpu":
-        raise ConfigError(
-            "lower tiers need model.device = cpu at present.",
-            hint="Leave [tiers] empty, or serve on the CPU.",
-        )
+    check_device(pool.storage.device)
     if not cache_config.prefix_caching:
         raise ConfigError("lower tiers need cache.prefix_caching.", param="cache.prefix_caching")
     blocks, sized = _chunk_blocks(config, pool)
@@ -108,7 +103,8 @@ def open_tiers(
             decisions.append(_probe(hierarchy, name, store, forms[name], sample))
         if wrap is not None:
             stores = {name: wrap(name, store) for name, store in stores.items()}
-        tiers = _assemble(hierarchy, stores, pool, cache, chunk_blocks=blocks, forms=forms)
+        tiers, staging = _assemble(hierarchy, stores, pool, cache, chunk_blocks=blocks, forms=forms)
+        decisions += staging
         undo.pop_all()
     return OpenTiers(tiers=tiers, stores=stores, decisions=tuple(decisions))
 
@@ -135,24 +131,25 @@ def _assemble(
     *,
     chunk_blocks: int,
     forms: dict[TierName, ValueFormat],
-) -> Tiers:
-    mover = Mover(
-        stores,
-        forms=forms,
-        block_bytes=pool.block_bytes,
+) -> tuple[Tiers, list[Decision]]:
+    def make_mover(on_ready: Callable[[], None]) -> Mover:
+        return Mover(
+            stores,
+            forms=forms,
+            block_bytes=pool.block_bytes,
+            on_ready=on_ready,
+            prepare_thread=stay_on_one_thread,
+        )
+
+    transfers, decisions = open_transfers(
+        pool,
+        make_mover,
+        tiers=list(stores),
+        chunk_blocks=chunk_blocks,
         on_ready=lambda: tiers.ring(),
-        prepare_thread=stay_on_one_thread,
     )
-    tiers = Tiers(
-        hierarchy, mover, cache, block_bytes=_block_bytes(pool), chunk_blocks=chunk_blocks
-    )
-    return tiers
-
-
-def _block_bytes(pool: KVPool) -> Callable[[Sequence[int]], list[Buffer]]:
-    """Views of the pool's own memory: a block is contiguous over all layers."""
-    rows = pool.storage.view(torch.uint8).numpy()
-    return lambda blocks: [memoryview(rows[block]) for block in blocks]
+    tiers = Tiers(hierarchy, transfers, cache, chunk_blocks=chunk_blocks)
+    return tiers, decisions
 
 
 def _chunk_blocks(config: TiersConfig, pool: KVPool) -> tuple[int, Decision]:

@@ -189,7 +189,7 @@ class Engine:
     def wait_for_transfers(self, timeout: float) -> None:
         """Sleep until a transfer has ended, at most `timeout` seconds."""
         if self.tiers is not None:
-            self.tiers.mover.wait(timeout)
+            self.tiers.transfers.wait(timeout)
 
     def tend(self) -> None:
         """What lower tiers need while nobody is served: reports, expiry, promotion."""

@@ -1,8 +1,9 @@
-"""The engine as a body of the brain: orders to the mover, its reports to the brain.
+"""The engine as a body of the brain: its orders are carried out, their reports go to the brain.
 
-Owns: which device blocks each transfer uses (they are held until its report), and the loads of
-each admitted sequence. Does not own: any decision (`cache/hierarchy.py`), threads and deadlines
-(`tier/mover`), or block tables (`cache/manager.py`). One thread, the engine's, calls everything
+Owns: which device blocks each transfer uses (they are held until it is through with them), and the
+loads of each admitted sequence. Does not own: any decision (`cache/hierarchy.py`), copies between
+blocks and the mover (`staging`), threads and deadlines (`tier/mover`), or block tables
+(`cache/manager.py`). One thread, the engine's, calls everything
 here but `on_ready`.
 
     arrive     ask a shared tier what it has         sequence.lookup
@@ -15,7 +16,7 @@ here but `on_ready`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stepwell.base.hierarchy import (
@@ -31,12 +32,9 @@ from stepwell.cache.manager import CacheManager, PrefixMatch
 from stepwell.cache.plan import ChainRequest, RestoreMode, RestorePlan
 from stepwell.engine.restore import Pace, Restore
 from stepwell.engine.sequence import Sequence as Seq
-from stepwell.tier.contract import Buffer
-from stepwell.tier.mover import Mover
+from stepwell.engine.staging import BlocksRead, Transfers
 
 _STORE_SECONDS = 3.0  # a store that has not begun by then is not worth its device blocks
-BlockBytes = Callable[[Sequence[int]], list[Buffer]]
-"""Byte views of device blocks; they must stay valid until the transfer is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +53,25 @@ class Tiers:
     def __init__(
         self,
         hierarchy: Hierarchy,
-        mover: Mover,
+        transfers: Transfers,
         cache: CacheManager,
         *,
-        block_bytes: BlockBytes,
         chunk_blocks: int,
     ) -> None:
         self.hierarchy = hierarchy
-        self.mover = mover
+        self.transfers = transfers
         self._cache = cache
-        self._block_bytes = block_bytes
         self._chunk_blocks = chunk_blocks
         self._chunk_tokens = chunk_blocks * cache.block_size
         self._loads: dict[int, _Load] = {}
-        self._stores: dict[int, tuple[list[int], float]] = {}
+        self._stores: dict[int, tuple[list[int], float]] = {}  # those whose blocks are held
         self._lookups: dict[int, Seq] = {}
         self._sources: dict[bytes, list[int]] = {}
         self.restored_tokens = 0
         self.on_ready: Callable[[], None] = lambda: None
 
     def ring(self) -> None:
-        """Called by the mover, on any thread: there are reports. `on_ready` hears of it."""
+        """Called on any thread: there are reports. `on_ready` hears of it."""
         self.on_ready()
 
     @property
@@ -89,7 +85,7 @@ class Tiers:
         if order is not None:
             sequence.lookup = order.order_id
             self._lookups[order.order_id] = sequence
-            self.mover.submit(order)
+            self.transfers.submit(order)
 
     def plan(self, sequence: Seq, match: PrefixMatch, now: float, *, ahead: int) -> RestorePlan:
         """What to restore, given what the device has. `ahead`: prompt tokens that are computed
@@ -133,14 +129,17 @@ class Tiers:
             return
         reached = restore.reached(sequence.computed, budget)
         if reached:
-            self.mover.cancel(reached)
+            self.transfers.cancel(reached)
             self.collect(now)  # may end the restore
         if sequence.restore is not None:
             self._advance(sequence)
 
     def collect(self, now: float) -> None:
-        """Take the mover's reports to the brain and to the sequences."""
-        for event in self.mover.poll():
+        """Take the reports to the brain and to the sequences."""
+        for event in self.transfers.poll():
+            if isinstance(event, BlocksRead):
+                self._let_go_of_store(event.order_id)
+                continue
             self.hierarchy.report(event)
             if isinstance(event, LookupReport):
                 sequence = self._lookups.pop(event.order_id, None)
@@ -160,10 +159,10 @@ class Tiers:
         """The sequence leaves its blocks (they are still its own): end its loads, offer its
         chunks for storing."""
         if sequence.lookup is not None:
-            self.mover.cancel([sequence.lookup])
+            self.transfers.cancel([sequence.lookup])
             sequence.lookup = None
         if sequence.restore is not None:
-            self.mover.cancel(sequence.restore.pending.values())
+            self.transfers.cancel(sequence.restore.pending.values())
             sequence.restore = None
         size = self._chunk_blocks
         keys = self._cache.published_keys(sequence.sequence_id)[size - 1 :: size]
@@ -182,13 +181,13 @@ class Tiers:
     def leave_queue(self, sequence: Seq) -> None:
         """A sequence that was never admitted is gone."""
         if sequence.lookup is not None:
-            self.mover.cancel([sequence.lookup])
+            self.transfers.cancel([sequence.lookup])
             sequence.lookup = None
 
     def _submit_load(self, order: LoadChunk, load: _Load) -> None:
         self._cache.hold(load.blocks)
         self._loads[order.order_id] = load
-        self.mover.submit(order, self._block_bytes(load.blocks))
+        self.transfers.submit(order, load.blocks)
 
     def _carry_out(self, now: float) -> None:
         for order in self.hierarchy.take_orders():
@@ -196,7 +195,7 @@ class Tiers:
 
     def _carry_out_one(self, order: Order, now: float) -> None:
         if not isinstance(order, StoreChunk):
-            self.mover.submit(order)
+            self.transfers.submit(order)
             return
         blocks = self._sources.get(order.key)
         if blocks is None:  # its sequence has left the device meanwhile
@@ -213,7 +212,7 @@ class Tiers:
             return
         self._cache.hold(blocks)
         self._stores[order.order_id] = (blocks, now)
-        self.mover.submit(order, self._block_bytes(blocks))
+        self.transfers.submit(order, blocks)
 
     def _give_up_stores(self, now: float) -> None:
         """A tier that hangs must not hold the device's blocks: what has waited too long to begin
@@ -224,21 +223,24 @@ class Tiers:
                 break
             late.append(order_id)
         if late:
-            self.mover.cancel(late)
+            self.transfers.cancel(late)
             self.collect(now)
 
     def _ended(self, event: TransferReport) -> None:
-        store = self._stores.pop(event.order_id, None)
-        if store is not None:
-            self._cache.let_go(store[0])
-            return
+        self._let_go_of_store(event.order_id)
         load = self._loads.pop(event.order_id, None)
         if load is None:
-            return  # a move between lower tiers
+            return  # a store, or a move between lower tiers
         self._cache.let_go(load.blocks)
         load.restore.ended(load.index, arrived=event.failure is None)
         if load.sequence.restore is load.restore:
             self._advance(load.sequence)
+
+    def _let_go_of_store(self, order_id: int) -> None:
+        """Its blocks have been read, or never will be."""
+        store = self._stores.pop(order_id, None)
+        if store is not None:
+            self._cache.let_go(store[0])
 
     def _advance(self, sequence: Seq) -> None:
         """Count landed chunks as computed, so that others find them too."""
