@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -14,9 +16,13 @@ from stepwell.cache.policy.lists import RowLists
 from stepwell.cache.policy.lru import Lru
 from stepwell.cache.policy.registry import POLICIES
 
+HOST = TierName.HOST
+
 
 def context(table: ChunkTable, forecast: Forecast | None = None) -> PolicyContext:
-    return PolicyContext(table, TierName.HOST, 10, lambda position: 1.0, forecast or Forecast())
+    return PolicyContext(
+        table, HOST, table.leaves[HOST], 10, lambda position: 1.0, forecast or Forecast()
+    )
 
 
 def table_of(count: int) -> ChunkTable:
@@ -90,10 +96,11 @@ def test_row_lists_against_plain_lists():
             lists.push_back(which, row)
             plain[which].append(row)
         else:
-            lists.remove(home, row)
+            lists.remove(row)
             plain[home].remove(row)
         assert [list(lists.walk(i)) for i in range(3)] == plain
         assert (row in lists) == (home is None)
+        assert lists.list_of(row) == (which if home is None else -1)
 
 
 def learn(forecast: Forecast, label: int, delay: float, share: float, count: int = 300) -> float:
@@ -142,3 +149,112 @@ def test_an_unseen_label_leans_on_its_parent():
 def test_bands_cover_every_age():
     assert band_of(-1.0) == band_of(0.0) == 0
     assert band_of(1e12) == band_of(3e5)
+
+
+class Counting:
+    """A column that counts how often it is read."""
+
+    def __init__(self, column) -> None:
+        self.column, self.reads = column, 0
+
+    def __getitem__(self, row: int) -> int:
+        self.reads += 1
+        return self.column[row]
+
+
+class Tier:
+    """One policy over chains of a tier, as `ChunkStore` drives it, without limits of its own."""
+
+    def __init__(self, name: str, *, chains: int, depth: int) -> None:
+        self.table = ChunkTable(max_ghosts=chains * depth)
+        self.column = Counting(self.table.leaves[HOST])
+        self.policy = POLICIES[name](replace(context(self.table), children=self.column))
+        self.chains = [self._chain(number, depth) for number in range(chains)]
+        self.ordered = 0
+
+    def _chain(self, number: int, depth: int) -> list[int]:
+        rows: list[int] = []
+        for position in range(depth):
+            parent = rows[-1] if rows else NO_ROW
+            rows.append(
+                self.table.add(
+                    b"%d.%d" % (number, position),
+                    parent=parent,
+                    position=position,
+                    tenant=0,
+                    kind=0,
+                    now=0.0,
+                )
+            )
+        return rows
+
+    def put(self, rows: list[int], now: float) -> None:
+        for row in rows:
+            self.table.set_arriving(row, HOST)
+            self.table.arrive(row, HOST, 1)
+            self.table.touched[row] = now
+            self.policy.insert(row, now)
+        self.ordered += len(rows)
+
+    def drop(self, row: int, now: float) -> None:
+        self.policy.remove(row, now)
+        self.table.remove_copy(row, HOST)
+        parent = self.table.parent[row]
+        if parent != NO_ROW and not self.table.leaves[HOST][parent]:
+            self.policy.uncover(parent, now)
+
+    def held(self) -> list[int]:
+        return [row for row in self.table.index.values() if self.table.where[row]]
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_prefixes_that_cannot_go_are_not_walked_over_again_and_again(name):
+    """All prefixes are older than all ends of chains, which was 4,096 rows a request once. A row is
+    looked at once for each time that it is ordered or uncovered, and once when it goes."""
+    tier = Tier(name, chains=400, depth=10)
+    for position in range(10):
+        tier.put([chain[position] for chain in tier.chains], float(position))
+    evictions = 0
+    while evictions < 2000:
+        batch = tier.policy.victims(100.0)
+        for row in (next(batch), next(batch)):
+            assert not tier.table.leaves[HOST][row], "children go first"
+            tier.drop(row, 100.0)
+            evictions += 1
+        batch.close()
+    assert tier.column.reads <= tier.ordered + 2 * evictions
+    assert sorted(tier.policy.rows()) == sorted(tier.held())
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_who_only_looks_ahead_sees_whole_chains_go(name):
+    tier = Tier(name, chains=30, depth=4)
+    for chain in tier.chains:
+        tier.put(chain, 0.0)
+    for _ in range(2):
+        seen = list(tier.policy.victims(1.0))
+        assert sorted(seen) == sorted(tier.held())
+        assert all(seen.index(b) < seen.index(a) for c in tier.chains for a, b in pairwise(c))
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_victims_are_the_rows_without_children_whatever_happens(name):
+    source, tier = random.Random(5), Tier(name, chains=30, depth=6)
+    for step in range(3000):
+        chain, now = source.choice(tier.chains), float(step)
+        kept = [row for row in chain if tier.table.where[row]]
+        if len(kept) < len(chain) and source.random() < 0.6:
+            tier.put(chain[len(kept) :][: source.randrange(1, 4)], now)
+        elif kept and source.random() < 0.5:
+            for row in reversed(kept):
+                tier.policy.touch(row, now)
+                tier.table.touched[row] = now
+                tier.policy.freshen(row, now)
+        elif kept:
+            tier.drop(kept[-1], now)
+        for row in tier.policy.victims(now):
+            assert not tier.table.leaves[HOST][row]
+            tier.drop(row, now)
+            if source.random() < 0.5:
+                break
+        assert sorted(tier.policy.rows()) == sorted(tier.held())

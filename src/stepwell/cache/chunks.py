@@ -32,7 +32,8 @@ class ChunkTable:
     the forecast. `gap`: band of its last idle time, 0 before the first. `size[t]`: bytes in tier t.
     `flags`: RECENT, CODED. `exact`: its copy in tier t lost nothing, though that tier's codec is
     lossy: bit t.
-    `leaves[t]`: children that are resident or arriving in tier t (0: it is a leaf there).
+    `leaves[t]`: children that are resident or arriving in tier t (0: it is a leaf there); policies
+    read it.
     """
 
     def __init__(self, *, max_ghosts: int, nominal: int = 1) -> None:

@@ -294,6 +294,7 @@ class Hierarchy:
         context = PolicyContext(
             self._store.table,
             spec.name,
+            self._store.table.leaves[spec.name],
             spec.capacity_bytes // chunk_bytes,
             self._chunk_seconds,
             self.forecast,

@@ -46,7 +46,9 @@ class ShadowCaches:
         self._caches = []
         for number, (name, scale) in enumerate(kinds):
             size = max(1, round(capacity * scale / self.one_in))
-            context = PolicyContext(self._rows, TierName.HOST, size, chunk_seconds, forecast)
+            context = PolicyContext(
+                self._rows, TierName.HOST, self._rows.leaves[number], size, chunk_seconds, forecast
+            )
             policy = POLICIES[name](context)
             scan = max(1, _SCAN_LIMIT // self.one_in)
             self._caches.append(_ShadowCache(self._rows, policy, number, scale, size, scan))
@@ -192,6 +194,9 @@ class _ShadowCache:
                 return None
             self.policy.remove(victim, now)
             self._rows.let_go(victim, self._number)
+            parent = self._rows.parent[victim]
+            if parent != NO_ROW and not leaves[parent]:
+                self.policy.uncover(parent, now)
             self._count -= 1
             return victim
         return None

@@ -354,6 +354,9 @@ class ChunkStore:
         else:
             books.policy.remove(row, now)
         table.remove_copy(row, tier)
+        parent = table.parent[row]
+        if parent != NO_ROW and not table.leaves[tier][parent]:
+            books.policy.uncover(parent, now)
 
     def _shrink_tenant(self, books: TierBooks, tenant: int, size: int, now: float) -> bool:
         """Evict this tenant's own least worthy chunks until its quota has room."""

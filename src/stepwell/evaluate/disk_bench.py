@@ -1,7 +1,7 @@
 """The disk tier beside a plain large file: same bytes, same disk, in turn (A B B A).
 
     python -m stepwell.evaluate.disk_bench DIRECTORY [--total 512MiB] [--chunk 1MiB]
-        [--rounds 4] [--threads 1] [--out FILE]
+        [--rounds 4] [--threads 1] [--layers 0] [--step 0] [--out FILE]
 
 A writes the bytes to one file and calls fdatasync, drops them from the page cache, reads them back;
 drops them again and copies the file, until the copy is on the disk. B writes them as chunks to a
@@ -9,6 +9,11 @@ disk tier, by as many threads as the engine gives it, and flushes, drops its seg
 cache, reads every chunk into a buffer of each thread. The last line is one JSON object: medians in
 GB/s (10^9) and the tier's shares of the plain file and of the copy, medians of the rounds' ratios;
 `_best` is the ratio of each side's best round, which a busy machine disturbs less.
+
+With `--layers N` it measures something else: whether a restore of `--total` bytes would gain from
+being loaded layer by layer, in time for a step of `--step` seconds (`layerwise.py`), as
+
+    python -m stepwell.evaluate.disk_bench . --layers 24 --total 24MiB --chunk 192KiB --step 0.048
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from functools import partial
 from pathlib import Path
 
 from stepwell.base.units import parse_bytes
+from stepwell.evaluate.layerwise import Restore, measure_layerwise
 from stepwell.evaluate.page_cache import drop_page_cache
 from stepwell.evaluate.statistics import median, median_ratio
 from stepwell.hardware.machine import read_machine
@@ -46,15 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chunk", default="1MiB", help="bytes a chunk")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1, help="of the tier; the engine has 1")
+    parser.add_argument("--layers", type=int, default=0, help="compare with layer by layer")
+    parser.add_argument("--step", type=float, default=0.0, help="seconds of the step that follows")
     parser.add_argument("--out", type=Path, help="also write the figures to this file")
     chosen = parser.parse_args(arguments)
-    result = measure(
-        chosen.directory,
-        total=parse_bytes(chosen.total),
-        chunk=parse_bytes(chosen.chunk),
-        rounds=chosen.rounds,
-        threads=chosen.threads,
-    )
+    total, chunk = parse_bytes(chosen.total), parse_bytes(chosen.chunk)
+    if chosen.layers:
+        if chunk % chosen.layers:
+            parser.error(f"{chunk} bytes do not divide into {chosen.layers} layers")
+        restore = Restore(
+            chunks=max(1, total // chunk), chunk=chunk, layers=chosen.layers, step=chosen.step
+        )
+        result = measure_layerwise(chosen.directory, restore, rounds=chosen.rounds)
+    else:
+        result = measure(
+            chosen.directory,
+            total=total,
+            chunk=chunk,
+            rounds=chosen.rounds,
+            threads=chosen.threads,
+        )
     if chosen.out is not None:
         command = f"python -m stepwell.evaluate.disk_bench {' '.join(sys.argv[1:])}"
         document = {"command": command, "machine": read_machine().as_dict()} | result
@@ -64,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(
     directory: Path, *, total: int, chunk: int, rounds: int, threads: int
-) -> dict[str, float | int]:
+) -> dict[str, object]:
     """Run the rounds; `total` and `chunk` in bytes. Raises OSError, RuntimeError for a bad read."""
     count = max(1, total // chunk)
     pool = memoryview(random.Random(1).randbytes(min(_POOL, max(chunk, total))))

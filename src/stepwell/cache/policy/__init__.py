@@ -2,8 +2,8 @@
 
 A policy orders the rows of one tier. It is told of inserts, touches and removals and answers with
 victims; it reads the rows' columns and never writes them. Touches of one request come last chunk
-first, so that a suffix is always older than its prefix. `Hierarchy` skips victims that are pinned
-or have children in the tier.
+first, so that a suffix is always older than its prefix. Rows that have children in the tier are no
+victims; of the others `Hierarchy` skips those that are pinned.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Columns(Protocol):
 
     nominal: int
     keys: list[bytes | None]
+    parent: array[int]
     position: array[int]
     touched: array[float]
     bucket: array[int]
@@ -55,8 +56,13 @@ class Policy(Protocol):
         """The row left the tier."""
         ...
 
+    def uncover(self, row: int, now: float) -> None:
+        """The last child of the row has left the tier. Nothing to do for a row not held."""
+        ...
+
     def victims(self, now: float) -> Iterator[int]:
-        """Rows, the least worth keeping first. Rows may be removed while iterating."""
+        """Rows, the least worth keeping first, none before its children in the tier. Rows may be
+        removed while iterating; those left in place count as gone in what follows."""
         ...
 
     def rows(self) -> Iterator[int]:
@@ -71,11 +77,13 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PolicyContext:
-    """What a policy may read. `capacity`: of its tier, in chunks (0: no limit of ours).
+    """What a policy may read. `children`: of each row, how many are in the tier (a column
+    of the table's). `capacity`: of its tier, in chunks (0: no limit of ours).
     `chunk_seconds(position)`: seconds to recompute the chunk at that place of a chain."""
 
     table: Columns
     tier: TierName
+    children: array[int]
     capacity: int
     chunk_seconds: Callable[[int], float]
     forecast: Forecast

@@ -43,6 +43,9 @@ class Belady:
         """Forget the row."""
         del self._due[row]
 
+    def uncover(self, row: int, now: float) -> None:
+        """Nothing to do: a chain's suffix goes first, as it is never used sooner."""
+
     def victims(self, now: float) -> Iterator[int]:
         """The latest next use first; of one chain the suffix first."""
         passed: list[tuple[float, int, int]] = []

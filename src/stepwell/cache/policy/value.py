@@ -4,34 +4,41 @@
             halved for each step of priority
 
 One list a label, oldest idle first. Within a label the oldest is nearly always the least likely to
-return, so only the heads compete: a victim costs O(log labels). A newcomer must be worth more than
-the victim that would go, which is what keeps one-off prompts from washing out the rest.
+return, so only the heads compete: a victim costs O(log labels). Rows that were parked (see `walk`)
+and are uncovered go to a second list of their label, whose head competes as well. A newcomer must
+be worth more than the victim that would go, which is what keeps one-off prompts from washing out
+the rest.
 """
 
 from __future__ import annotations
 
 import heapq
-from array import array
 from collections.abc import Iterator
 
 from stepwell.cache.policy import PolicyContext
 from stepwell.cache.policy.lists import NONE, RowLists
+from stepwell.cache.policy.walk import Walk
+
+_PARKED = 0
+_LOOK_BACK = 64
+"""Rows that an uncovered one is compared with to find its place by age; it comes out of order, as a
+younger one, where these do not suffice."""
 
 
 class ValueDensity:
-    """See the module text. `_heads`: a heap of (value, label, row) over the oldest row of each
-    label; an entry counts only while `_head[label]` is that row. Values age in the heap: an entry
+    """See the module text. `_heads`: a heap of (value, list, row) over the oldest row of each
+    list; an entry counts only while `_head[list]` is that row. Values age in the heap: an entry
     is valued anew when it comes to the top, and all are after a twentieth of the rows have gone."""
 
     name = "value"
 
     def __init__(self, context: PolicyContext) -> None:
+        self._context = context
         self._table = context.table
         self._forecast = context.forecast
         self._seconds = context.chunk_seconds
         self._tier = context.tier
-        self._lists = RowLists(0)
-        self._list_of = array("H")
+        self._lists = RowLists(1)
         self._heads: list[tuple[float, int, int]] = []
         self._head: dict[int, int] = {}
         self._rows = 0
@@ -44,17 +51,11 @@ class ValueDensity:
 
     def insert(self, row: int, now: float) -> None:
         """Into the list of its label."""
-        label = self._table.bucket[row]
-        while len(self._lists.front) <= label:
-            self._lists.add_list()
-        missing = row + 1 - len(self._list_of)
-        if missing > 0:
-            self._list_of.extend([0] * missing)
-        self._list_of[row] = label
-        self._lists.push_back(label, row)
+        which = self._list_for(row)
+        self._lists.push_back(which, row)
         self._rows += 1
-        if label not in self._head:
-            self._set_head(label, row, now)
+        if which not in self._head:
+            self._set_head(which, row, now)
 
     def touch(self, row: int, now: float) -> None:
         """A use counts when it is over: see `freshen`."""
@@ -66,41 +67,58 @@ class ValueDensity:
 
     def remove(self, row: int, now: float) -> None:
         """Forget the row."""
-        label = self._list_of[row]
-        following = self._lists.after(row)
-        self._lists.remove(label, row)
         self._rows -= 1
         self._left += 1
-        if self._head[label] == row:
-            self._set_head(label, following, now)
+        self._pull(row, now)
+
+    def uncover(self, row: int, now: float) -> None:
+        """Back from the parked rows, to its place by age."""
+        lists, touched = self._lists, self._table.touched
+        if lists.list_of(row) != _PARKED:
+            return
+        lists.remove(row)
+        which = self._list_for(row) + 1
+        before = lists.back[which]
+        for _ in range(_LOOK_BACK):
+            if before == NONE or touched[before] <= touched[row]:
+                break
+            before = lists.before(before)
+        lists.insert_after(which, before, row)
+        if self._head.get(which, NONE) == lists.after(row):
+            self._set_head(which, row, now)
 
     def victims(self, now: float) -> Iterator[int]:
         """The least valuable head first. A row that the caller leaves in place is passed over."""
         if self._left * 20 > self._rows or self._refreshes != self._forecast.refreshes:
             self._rebuild(now)
-        heads, passed = self._heads, set()
+        heads, passed, walk = self._heads, set(), Walk(self._context)
         try:
             while heads:
-                _, label, row = heads[0]
-                if self._head.get(label) != row:
+                _, which, row = heads[0]
+                if self._head.get(which) != row:
                     heapq.heappop(heads)
                     continue
+                if walk.covered(row):
+                    self._pull(row, now)
+                    self._lists.push_back(_PARKED, row)
+                    continue
                 value = self.value(row, now)
-                heapq.heapreplace(heads, (value, label, row))
+                heapq.heapreplace(heads, (value, which, row))
                 if heads[0][2] != row and heads[0][0] < value:
                     continue
                 yield row
-                if self._head.get(label) == row:
-                    passed.add(label)
-                    self._set_head(label, self._lists.after(row), now)
+                if self._head.get(which) == row:
+                    passed.add(which)
+                    self._set_head(which, self._lists.after(row), now)
+                    self.uncover(walk.pass_over(row), now)
         finally:
-            for label in passed:
-                self._set_head(label, self._lists.front[label], now)
+            for which in passed:
+                self._set_head(which, self._lists.front[which], now)
 
     def rows(self) -> Iterator[int]:
         """All of them."""
-        for label in range(len(self._lists.front)):
-            yield from self._lists.walk(label)
+        for which in range(len(self._lists.front)):
+            yield from self._lists.walk(which)
 
     def value(self, row: int, now: float) -> float:
         """Seconds saved per chunk and second of holding it."""
@@ -110,15 +128,28 @@ class ValueDensity:
         size = table.size[self._tier][row]
         return gain * 2.0 ** -table.priority[row] / (size or table.nominal)
 
-    def _set_head(self, label: int, row: int, now: float) -> None:
+    def _list_for(self, row: int) -> int:
+        """Number of its label's list; the next one is for what was parked."""
+        which = 1 + 2 * self._table.bucket[row]
+        while len(self._lists.front) <= which + 1:
+            self._lists.add_list()
+        return which
+
+    def _pull(self, row: int, now: float) -> None:
+        which, following = self._lists.list_of(row), self._lists.after(row)
+        self._lists.remove(row)
+        if self._head.get(which) == row:
+            self._set_head(which, following, now)
+
+    def _set_head(self, which: int, row: int, now: float) -> None:
         if row == NONE:
-            self._head.pop(label, None)
+            self._head.pop(which, None)
         else:
-            self._head[label] = row
-            heapq.heappush(self._heads, (self.value(row, now), label, row))
+            self._head[which] = row
+            heapq.heappush(self._heads, (self.value(row, now), which, row))
 
     def _rebuild(self, now: float) -> None:
         """Value all heads anew."""
         self._left, self._refreshes = 0, self._forecast.refreshes
-        self._heads = [(self.value(row, now), label, row) for label, row in self._head.items()]
+        self._heads[:] = [(self.value(row, now), which, row) for which, row in self._head.items()]
         heapq.heapify(self._heads)
