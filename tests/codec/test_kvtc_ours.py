@@ -31,6 +31,7 @@ from stepwell.codec.kvtc.quantizer import priced_levels, reconstruct
 from stepwell.codec.kvtc.statistics import Moments
 from stepwell.codec.kvtc.transform import fit_basis
 from stepwell.codec.kvtc.unseen import told_by
+from stepwell.kernels.levels import reference
 from tests.codec.kvtc_shapes import WIDTH, calibration, rows
 
 BOTH = pytest.mark.parametrize("joint", [True, False])
@@ -83,7 +84,7 @@ def test_cells_hold_the_cheapest_level() -> None:
         back = np.sign(level) * (np.abs(level) + np.append(0, offsets)[np.minimum(abs(level), 3)])
         symbol = np.where(level > 0, 2 * level - 1, -2 * level)
         loss = (inside[:, None] - back) ** 2 + price * bits[symbol]
-        chosen = cells.levels_of(inside)
+        chosen = reference.levels_in(cells, inside)
         taken = loss[np.arange(len(inside)), chosen + 15]
         assert (taken <= loss.min(1) + 1e-5).all()
 

@@ -6,41 +6,19 @@ neighbours i < j meet at
 
     t = (r_i + r_j) / 2 + price * (b_j - b_i) / (2 * (r_j - r_i))
 
-and a level whose left end lies beyond its right one is never the cheapest. Lengths in steps.
+and a level whose left end lies beyond its right one is never the cheapest. Beyond `inside` levels
+are escaped, all at one price: there the nearest is taken. Lengths in steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from stepwell.codec.kvtc.levels import ESCAPE, MAX_ESCAPED, MAX_LEVEL, Levels
+from stepwell.codec.kvtc.levels import ESCAPE, MAX_LEVEL
+from stepwell.kernels.levels import Cells
 
 OFFSETS = 3  # reconstruction offsets a context has: for magnitudes 1, 2, and 3 or more
-_LONGEST = float(MAX_ESCAPED // 2)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """One context's intervals: values between thresholds i - 1 and i become level i. Beyond
-    `inside` levels are escaped, all at one price: there the nearest is taken."""
-
-    thresholds: NDArray[np.float32]
-    levels: Levels
-    inside: float
-    offset: float
-
-    def levels_of(self, values: NDArray[np.float32]) -> Levels:
-        """The level of each value, int32."""
-        found: Levels = self.levels[np.searchsorted(self.thresholds, values)]
-        size = np.abs(values)
-        beyond = size > self.inside
-        if beyond.any():
-            far = np.minimum(np.rint(size[beyond] - self.offset), _LONGEST)
-            found[beyond] = np.copysign(far, values[beyond]).astype(np.int32)
-        return found
 
 
 def make_cells(bits: NDArray[np.float32], offsets: NDArray[np.float32], *, price: float) -> Cells:

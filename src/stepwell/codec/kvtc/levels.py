@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.kernels.entropy import RansTables, build_tables
+from stepwell.kernels.levels import levels_version
 
 SYMBOLS = 256
 ESCAPE = 255
@@ -85,9 +86,7 @@ def count_symbols(
 
 def to_symbols(levels: Levels, contexts: NDArray[np.uint16], tables: LevelTables) -> Symbols:
     """Levels [tokens, k] -> symbols; what a context cannot have is the escape."""
-    symbols = zigzag(levels)
-    possible = tables.frequencies[contexts, symbols] > 0
-    return np.where(possible, symbols, np.uint8(ESCAPE))
+    return levels_version().symbols(levels, contexts, tables.frequencies)
 
 
 def to_levels(symbols: Symbols) -> Levels:

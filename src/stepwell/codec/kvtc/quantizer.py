@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepwell.codec.kvtc.cells import OFFSETS, Cells, make_cells
+from stepwell.codec.kvtc.cells import OFFSETS, make_cells
 from stepwell.codec.kvtc.levels import SYMBOLS, Levels, LevelTables, to_levels
+from stepwell.kernels.levels import Columns, levels_version
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,22 @@ class QuantizerModel:
     offsets: NDArray[np.float32]
 
     @cached_property
-    def _known(self) -> dict[float, list[Cells]]:
+    def _known(self) -> dict[float, Columns]:
         return {}
+
+    @cached_property
+    def _spread(self) -> dict[int, NDArray[np.uint16]]:
+        return {}
+
+    def spread(self, tokens: int) -> NDArray[np.uint16]:
+        """The context of each level of a stream: one coefficient of all tokens after another. The
+        last one is kept, since chunks are mostly of one length."""
+        found = self._spread.get(tokens)
+        if found is None:
+            found = np.repeat(self.contexts, tokens)
+            self._spread.clear()
+            self._spread[tokens] = found
+        return found
 
     @cached_property
     def values(self) -> NDArray[np.float32]:
@@ -48,14 +63,13 @@ class QuantizerModel:
         found = np.sign(levels) * (size + wide[:, np.minimum(size, OFFSETS)])
         return found.astype(np.float32)
 
-    def cells(self, price: float) -> list[Cells]:
-        """For each context, which interval becomes which level; worked out once a price."""
+    def columns(self, price: float) -> Columns:
+        """For each coefficient, which interval becomes which level; worked out once a price."""
         found = self._known.get(price)
         if found is None:
-            costs = self.tables.costs()
-            pairs = zip(costs, self.offsets, strict=True)
-            found = [make_cells(bits, offsets, price=price) for bits, offsets in pairs]
-            self._known[price] = found
+            pairs = zip(self.tables.costs(), self.offsets, strict=True)
+            cells = [make_cells(bits, offsets, price=price) for bits, offsets in pairs]
+            found = self._known[price] = Columns(self.contexts, cells)
         return found
 
 
@@ -68,15 +82,8 @@ def priced_levels(scaled: Tensor, model: QuantizerModel, *, price: float) -> Ten
     """Levels int32 [tokens, k] of scaled coefficients, each with the least squared error +
     price * bits of all levels of its context. `price` in squared steps a bit. Equal inputs give
     equal levels on every machine: only comparisons with thresholds are made."""
-    cells = model.cells(price)
     values = scaled.to(torch.float32).numpy()
-    out = np.empty(values.shape, np.int32)
-    for context in range(model.tables.contexts):
-        columns = np.flatnonzero(model.contexts == context)
-        if len(columns):
-            part = np.ascontiguousarray(values[:, columns])
-            out[:, columns] = cells[context].levels_of(part)
-    return torch.from_numpy(out)
+    return torch.from_numpy(levels_version().quantize(values, model.columns(price)))
 
 
 def reconstruct(levels: Tensor | Levels, model: QuantizerModel) -> Tensor:
