@@ -22,6 +22,7 @@ from stepwell.base.sampling import SamplingParams
 from stepwell.base.units import format_bytes
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
+from stepwell.engine.build_rolling import make_rolling
 from stepwell.engine.build_tiers import (
     OpenTiers,
     WrapTier,
@@ -32,7 +33,6 @@ from stepwell.engine.build_tiers import (
 from stepwell.engine.codecs import make_codecs
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
-from stepwell.engine.build_rolling import make_rolling
 from stepwell.engine.resolve import Resolved, resolve, resolve_pool
 from stepwell.engine.rolling import Rolling
 from stepwell.engine.runner import ModelRunner
