@@ -27,7 +27,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stepwell.codec.kvtc.allocation import DEFAULT_PRICE, Rung
@@ -78,7 +77,7 @@ class LadderCoder:
         view = memoryview(data)
         rung, step = self._header(view, tokens=tokens, whole=False)
         model, (escapes, stream) = self.ladder[rung].model, _sections(view)
-        contexts = _spread(model.contexts, tokens)
+        contexts = model.spread(tokens)
         if len(stream) < entropy.head_bytes(len(contexts)):
             raise TooShort("too few bytes of a chunk to decode any of it")
         symbols, _ = entropy.decode_prefix(stream, contexts, model.tables)
@@ -114,7 +113,7 @@ class LadderCoder:
         model = self.ladder[rung].model
         symbols = to_symbols(levels, model.contexts, model.tables).T
         flat = np.ascontiguousarray(symbols).reshape(-1)
-        stream = entropy.encode(flat, _spread(model.contexts, len(levels)), model.tables)
+        stream = entropy.encode(flat, model.spread(len(levels)), model.tables)
         escapes = pack_escapes(levels.T[symbols == ESCAPE])
         sizes = (len(levels), _float32(step), len(stream), len(escapes))
         return b"".join((HEADER.pack(VERSION, rung, 0, *sizes), escapes, stream))
@@ -124,7 +123,7 @@ class LadderCoder:
         view = memoryview(data)
         rung, step = self._header(view, tokens=tokens)
         model, (escapes, stream) = self.ladder[rung].model, _sections(view)
-        symbols = entropy.decode(stream, _spread(model.contexts, tokens), model.tables)
+        symbols = entropy.decode(stream, model.spread(tokens), model.tables)
         levels = to_levels(symbols)
         escaped = symbols == ESCAPE
         levels[escaped] = unpack_escapes(escapes, count=int(escaped.sum()))
@@ -136,7 +135,7 @@ class LadderCoder:
         view = memoryview(data)
         rung, step = self._header(view, tokens=tokens)
         model, (escapes, stream) = self.ladder[rung].model, _sections(view)
-        symbols = entropy.decode(stream, _spread(model.contexts, tokens), model.tables)
+        symbols = entropy.decode(stream, model.spread(tokens), model.tables)
         rows = symbols.reshape(-1, tokens)
         place = rows + (model.contexts.astype(np.int32) << 8)[:, None]
         values = torch.from_numpy(model.values.reshape(-1).take(place)).T
@@ -172,11 +171,6 @@ def _sections(view: memoryview) -> tuple[memoryview, memoryview]:
     """Escaped levels, stream."""
     end = HEADER.size + HEADER.unpack_from(view)[6]
     return view[HEADER.size : end], view[end:]
-
-
-def _spread(contexts: NDArray[np.uint16], tokens: int) -> NDArray[np.uint16]:
-    """The context of each level of a stream: one coefficient of all tokens after another."""
-    return np.repeat(contexts, tokens)
 
 
 def _by_token(levels: Levels, tokens: int) -> Levels:
