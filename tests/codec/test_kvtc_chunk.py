@@ -110,6 +110,15 @@ def test_the_fast_coder_and_the_reference_read_each_other() -> None:
         assert len(data) == pytest.approx(len(reference), rel=0.03)
 
 
+@pytest.mark.parametrize("error", [0.005, 0.05])
+def test_an_error_can_be_aimed_at_instead_of_a_ratio(error: float) -> None:
+    which = codec(joint=False, error=error)
+    assert which.expected_error == pytest.approx(error, rel=0.1)
+    _, parts = chunk(8, index=1)
+    told = struct.unpack_from("<f", which.encode(parts, index=1)[0], 12)[0]
+    assert told == pytest.approx(error, rel=0.4)
+
+
 def test_noise_and_numbers_that_are_not_finite_are_kept_exact() -> None:
     which = codec()
     noise = torch.randn(2, SHAPE.numbers, generator=torch.Generator().manual_seed(1)) * 10

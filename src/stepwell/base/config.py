@@ -82,6 +82,9 @@ class TiersConfig:
         0.0, "codec auto: largest squared error, as a share of the energy; 0: exact codecs only"
     )
     kvtc_ratio: float = _setting(16.0, "codec kvtc: 16-bit bytes over stored bytes")
+    kvtc_error: float = _setting(
+        0.0, "codec kvtc: error to aim at instead, as a share of the energy; 0: by ratio"
+    )
     kvtc_limit: float = _setting(
         2.0, "codec kvtc: a chunk whose error exceeds the expected by this factor stays exact"
     )
@@ -235,6 +238,7 @@ def _check(config: Config) -> None:
     _require(0 <= tiers.chunk_blocks <= 64, "tiers.chunk_blocks", tiers.chunk_blocks, "0 to 64")
     _require(0 <= tiers.auto_error < 1, "tiers.auto_error", tiers.auto_error, "0 to 1")
     _require(1 < tiers.kvtc_ratio <= 256, "tiers.kvtc_ratio", tiers.kvtc_ratio, "1 to 256")
+    _require(0 <= tiers.kvtc_error < 1, "tiers.kvtc_error", tiers.kvtc_error, "0 to 1")
     _require(tiers.kvtc_limit >= 1, "tiers.kvtc_limit", tiers.kvtc_limit, "1 or more")
     _require(tiers.exact_window >= 0, "tiers.exact_window", tiers.exact_window, "0 or more")
     _require(tiers.remote_ttl > 0, "tiers.remote_ttl", tiers.remote_ttl, "positive")

@@ -207,7 +207,9 @@ def make_kvtc(
     hint = f"Make one: stepwell calibrate {loaded.folder}."
     try:
         calibration = read_calibration(place, weights=weights)
-        target = KvtcTarget(ratio=config.kvtc_ratio, limit=config.kvtc_limit)
+        target = KvtcTarget(
+            ratio=config.kvtc_ratio, error=config.kvtc_error, limit=config.kvtc_limit
+        )
         codec = KvtcCodec(calibration, shape=shape, target=target)
     except FileNotFoundError:
         message = f"codec kvtc: there is no calibration of this model at {place}."
@@ -216,4 +218,5 @@ def make_kvtc(
         message = f"codec kvtc: {place} cannot be used: {error}."
         raise ConfigError(message, hint=hint, param="tiers.kvtc_calibration") from None
     why = f"{place.name}: error {codec.expected_error:.2%} of the energy expected"
-    return codec, Decision("tiers.kvtc", f"{config.kvtc_ratio:g}x", why)
+    aim = f"error {config.kvtc_error:g}" if config.kvtc_error else f"{config.kvtc_ratio:g}x"
+    return codec, Decision("tiers.kvtc", aim, why)

@@ -43,11 +43,13 @@ _MAX_POSITION = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvtcTarget:
-    """`ratio`: 16-bit bytes over coded bytes of the tokens that are coded. `limit`: a chunk whose
+    """`ratio`: 16-bit bytes over coded bytes of the tokens that are coded. `error`: instead of a
+    ratio, what may be lost: a share of the cache's energy; 0: by ratio. `limit`: a chunk whose
     error exceeds what calibration expects at that ratio by this factor is kept exact. `sinks`:
     first tokens of a sequence that are never coded."""
 
     ratio: float = 16.0
+    error: float = 0.0
     limit: float = 2.0
     sinks: int = SINK_TOKENS
 
@@ -71,7 +73,7 @@ class KvtcCodec:
             raise ValueError(f"at most the {shape.tokens} tokens of a block can be exact")
         self.calibration = calibration
         self.rows = BlockRows(shape, keys=calibration.keys, values=calibration.values)
-        self.coder = RowCoder(calibration, ratio=target.ratio)
+        self.coder = RowCoder(calibration, ratio=target.ratio, error=target.error)
         self._shape = shape
         self._block_bytes, self._block_numbers = shape.nbytes, shape.numbers
         self._target = target

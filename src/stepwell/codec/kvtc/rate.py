@@ -19,19 +19,23 @@ import torch
 from torch import Tensor
 
 from stepwell.codec.kvtc.calibration import Calibration, Plane, sealed, unsealed
-from stepwell.codec.kvtc.control import Choice, choice_for_ratio
+from stepwell.codec.kvtc.control import Choice, choice_for_error, choice_for_ratio
 from stepwell.codec.kvtc.fold import analysis_matrix, synthesis_matrix
 
 _SIZE = struct.Struct("<I")
 
 
 class RowCoder:
-    """One calibration at one ratio."""
+    """One calibration at one ratio, or where `error` is not 0, at the ratio that is expected to
+    lose this share of the energy."""
 
-    def __init__(self, calibration: Calibration, *, ratio: float) -> None:
+    def __init__(self, calibration: Calibration, *, ratio: float, error: float = 0.0) -> None:
         self.width = calibration.width
         self._energy = sum(plane.energy for plane in calibration.planes)
-        choices = [choice_for_ratio(plane, ratio) for plane in calibration.planes]
+        choices = [
+            choice_for_error(plane, error) if error else choice_for_ratio(plane, ratio)
+            for plane in calibration.planes
+        ]
         self.expected_error = (
             sum(
                 _expected_error(plane, choice)
