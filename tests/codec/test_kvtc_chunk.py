@@ -16,6 +16,7 @@ from stepwell.codec.kvtc.layout import LayerPart, RowLayout  # noqa: E402
 from stepwell.codec.kvtc.rate import RowCoder  # noqa: E402
 from stepwell.codec.kvtc.rotary import Rotary  # noqa: E402
 from stepwell.codec.shape import BlockShape, LayerKV  # noqa: E402
+from tests.codec.chunks import campaign  # noqa: E402
 from tests.codec.kvtc_shapes import DIM, HEADS, KEYS, LAYERS, VALUES, calibration, rows  # noqa: E402
 
 TOKENS = 8
@@ -209,3 +210,20 @@ def test_a_sample_is_taken() -> None:
     which = codec()
     parts = which.sample(blocks=4)
     assert decoded(which, which.encode(parts, index=1), parts).shape == (4, SHAPE.numbers)
+
+
+def whole_chunks() -> list[bytearray]:
+    """The first chunk of a sequence, which has sinks, and a longer one."""
+    return [bytearray(b"".join(chunk(blocks, index=0, seed=blocks)[1])) for blocks in (1, 2)]
+
+
+def test_mutated_chunks() -> None:
+    """Refused, or decoded to so many numbers; a crash, a hang and a stray write are failures."""
+    refused, decoded_ones = campaign(codec(limit=1e9), whole_chunks(), count=600, seed=1)
+    assert refused > 500 and refused + decoded_ones == 600
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_many_mutated_chunks() -> None:
+    assert campaign(codec(limit=1e9), whole_chunks(), count=200_000, seed=2)[0] > 150_000
