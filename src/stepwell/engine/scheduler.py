@@ -20,12 +20,14 @@ from __future__ import annotations
 import bisect
 import itertools
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stepwell.cache.manager import CacheManager, PrefixMatch, Room
 from stepwell.cache.plan import RestorePlan
-from stepwell.engine.rolling import Rolling
 from stepwell.engine.sequence import Sequence, SequenceState
+
+if TYPE_CHECKING:  # scheduling needs no torch
+    from stepwell.engine.rolling import Rolling
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stepwell.base.errors import StepwellError
 from stepwell.base.request import FinishReason, GenerationRequest, TokenLogprobs
 from stepwell.base.sampling import SamplingParams
 from stepwell.engine.restore import Restore
-from stepwell.model.packed import PackedFront
+
+if TYPE_CHECKING:  # scheduling needs no torch
+    from stepwell.model.packed import PackedFront
 
 
 class SequenceState(enum.Enum):
