@@ -23,6 +23,7 @@ from stepwell.codec.kvtc.blocks import BlockRows
 from stepwell.codec.kvtc.chunk import KvtcCodec
 from stepwell.codec.kvtc.layout import RowLayout
 from stepwell.codec.kvtc.rate import RowCoder
+from stepwell.codec.kvtc.rotary import Rotary
 from stepwell.codec.lossless import LosslessCodec
 from stepwell.codec.shape import BlockShape
 from stepwell.kernels.paged_attention import AttentionSpec
@@ -98,7 +99,7 @@ class OpenedFront:
                 planes.append([])
                 self._exact.append((number * packing.tokens, _decode_exact(packing, views)))
         self._coefficients = _joined(planes, packing.tokens)
-        self._factors: dict[int, tuple[Tensor, Tensor]] = {}
+        self._factors: dict[Rotary, tuple[Tensor, Tensor]] = {}
         self._positions = torch.arange(self.tokens)
 
     def layer(self, number: int) -> tuple[Tensor, Tensor]:
@@ -139,10 +140,9 @@ class OpenedFront:
         """Cosines and sines, once for all layers of one embedding."""
         rotary = self._keys.parts[number].rotary
         assert rotary is not None
-        key = hash(rotary)
-        if key not in self._factors:
-            self._factors[key] = rotary.factors(self._positions)
-        return self._factors[key]
+        if rotary not in self._factors:
+            self._factors[rotary] = rotary.factors(self._positions)
+        return self._factors[rotary]
 
 
 def attend_packed(
