@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stepwell.base.hierarchy import (
     EvictChunk,
     Failure,
@@ -150,3 +152,30 @@ def test_a_scan_remembers_what_is_exact_and_what_was_coded() -> None:
     assert other.adopt(DISK, found, 0.0) == 5
     _, orders = turn(other, 7, on_device=5)
     assert stored(orders) == {3: False, 4: False, 5: True, 6: True}
+
+
+def test_a_copy_that_was_coded_is_remembered_while_others_compute() -> None:
+    """The host's copy came from the lossy disk. That a request computes the chunk again says
+    nothing about that copy: on its way down it is not coded a second time."""
+    brain = make(host=True)
+    turn(brain, 6)
+    store = brain._store
+    rows = [store.table.index[key] for key in keys(6)]
+    for row in rows:  # down, coded; up again from there
+        store.move(row, HOST, DISK, now=2.0)
+        report(brain, brain.take_orders())
+        store.evict(row, HOST, 2.0)
+        brain.take_orders()
+        store.move(row, DISK, HOST, now=2.0)
+        report(brain, brain.take_orders())
+    brain.begin(
+        replace(
+            brain.plan(ChainRequest(request_id="x", keys=keys(6), tokens=97), now=3.0), spans=()
+        ),
+        3.0,
+    )
+    store.evict(rows[0], DISK, 3.0)
+    brain.take_orders()
+    store.move(rows[0], HOST, DISK, now=3.0)
+    (order,) = brain.take_orders()
+    assert isinstance(order, MoveChunk) and order.exact

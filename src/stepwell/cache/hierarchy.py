@@ -97,6 +97,7 @@ class Hierarchy:
         )
         for spec in sorted(tiers, key=lambda spec: spec.name):
             self._books[spec.name] = self._make_books(spec, chunk_bytes, policy)
+        self._lossy = any(spec.lossy for spec in tiers)
         self._sessions = SessionTable(max_sessions=self.settings.max_sessions)
         self._pins = Pins(self._store, self.settings)
         self._placement = Placement(self._store, self.settings)
@@ -356,15 +357,20 @@ class Hierarchy:
         return now + 2.0 * reach
 
     def _recomputed(self, rows: Sequence[int], orders: Sequence[LoadChunk], *, first: int) -> None:
-        """What a request computes again has been through no codec."""
+        """What a request computes again has been through no codec, unless a tier still has a copy
+        that was."""
+        if not self._lossy:
+            return
         table, loaded = self._store.table, {order.index for order in orders}
         for index in range(first, len(rows)):
-            if index not in loaded:
+            if index not in loaded and not table.where[rows[index]]:
                 table.flags[rows[index]] &= ~CODED & 0xFF
 
     def _set_window(self, rows: Sequence[int], *, last: int) -> None:
         """The chunks of a chain of `last` chunks that a lossy tier must hold exactly: the window
         of whoever used the chain last."""
+        if not self._lossy:
+            return
         table, edge = self._store.table, last - self.settings.window_chunks
         for index, row in enumerate(rows):
             if index >= edge:
