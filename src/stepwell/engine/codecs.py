@@ -1,7 +1,7 @@
 """Which codec writes each tier's chunks, made from the settings of [tiers] and the model.
 
 A tier whose codec is lossy holds sinks and each session's last tokens exactly all the same; what
-it changes is part of the namespace (`identity_of`), so that an engine that never asked for loss
+it changes is part of the namespace (`TierCodecs.lossy`), so that an engine that never asked for loss
 finds nothing that went through one.
 """
 
@@ -77,8 +77,9 @@ class TierCodecs:
         return Decision(name, self.chosen[tier].spec.name, f"auto: a chunk back takes {why}")
 
     def is_lossy(self, tier: TierName) -> bool:
-        """Whether it may change numbers."""
-        return not self.chosen[tier].spec.lossless
+        """Whether what it holds may have lost something: under `auto` also by what an earlier start
+        chose."""
+        return any(not codec.spec.lossless for codec in self.allowed[tier])
 
     def sample(self, codecs: Sequence[Codec], *, blocks: int) -> list[Buffer]:
         """A chunk to measure these codecs with: random numbers, whose exponents are spread as those
