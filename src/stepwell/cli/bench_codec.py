@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepwell.base.errors import ConfigError, unknown_name
 from stepwell.base.units import format_bytes
-from stepwell.cli.bench_result import result_document
+from stepwell.cli.bench_result import chosen_parts, result_document, write_document
 from stepwell.cli.output import moving_line, note, print_table
 
 if TYPE_CHECKING:
@@ -78,9 +77,7 @@ def codec(
     if quick:
         result = {"quick_leaves_out": QUICK_LEAVES_OUT} | result
     document = result_document(result, model=model, quick=quick)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_document(document, out)
     if not as_json:
         _show(result)
     if quick:
@@ -93,13 +90,7 @@ def _parts(text: str) -> tuple[Part, ...]:
     """Those named, in the order in which they are measured."""
     from stepwell.evaluate.codec_run import Part
 
-    names = [word.strip() for word in text.split(",") if word.strip()]
-    known = [part.value for part in Part]
-    for name in names:
-        if name not in known:
-            message, hint = unknown_name("part", name, known)
-            raise ConfigError(message, hint=hint, param="only")
-    return tuple(part for part in Part if part.value in names)
+    return chosen_parts(text, Part)
 
 
 def _show(result: dict[str, Any]) -> None:

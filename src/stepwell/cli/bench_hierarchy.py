@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stepwell.base.errors import ConfigError, unknown_name
-from stepwell.cli.bench_result import result_document
+from stepwell.cli.bench_result import chosen_parts, result_document, write_document
 from stepwell.cli.output import moving_line, print_table
 
 if TYPE_CHECKING:
@@ -73,9 +72,7 @@ def hierarchy(
     with moving_line() as say:
         result = run_hierarchy_bench(options, say=say)
     document = result_document(result, model=model, quick=quick)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_document(document, out)
     summary = {name: result[name] for name in _SUMMARY if name in result}
     if not as_json:
         _show(result)
@@ -86,13 +83,7 @@ def _sections(text: str) -> tuple[Section, ...]:
     """Those named, in the order in which they are measured."""
     from stepwell.evaluate.hierarchy_bench import Section
 
-    names = [word.strip() for word in text.split(",") if word.strip()]
-    known = [section.value for section in Section]
-    for name in names:
-        if name not in known:
-            message, hint = unknown_name("part", name, known)
-            raise ConfigError(message, hint=hint, param="only")
-    return tuple(section for section in Section if section.value in names)
+    return chosen_parts(text, Section)
 
 
 def _show(result: dict[str, Any]) -> None:

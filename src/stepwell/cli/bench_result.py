@@ -1,8 +1,35 @@
-"""The document that a benchmark leaves: when, by which command, on which machine, what."""
+"""What benchmarks of several parts share: which parts to measure, and the document that is left:
+when, by which command, on which machine, what."""
 
 from __future__ import annotations
 
-from typing import Any
+import enum
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stepwell.base.errors import ConfigError, unknown_name
+
+Part = TypeVar("Part", bound=enum.Enum)
+
+
+def chosen_parts(text: str, kind: type[Part]) -> tuple[Part, ...]:
+    """Those of `--only`, comma-separated, in the order in which they are measured. ConfigError for
+    a name that is none."""
+    names = [word.strip() for word in text.split(",") if word.strip()]
+    known = [part.value for part in kind]
+    for name in names:
+        if name not in known:
+            message, hint = unknown_name("part", name, known)
+            raise ConfigError(message, hint=hint, param="only")
+    return tuple(part for part in kind if part.value in names)
+
+
+def write_document(document: dict[str, Any], out: Path | None) -> None:
+    """To the file of `--out`, where there is one."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def result_document(result: dict[str, Any], *, model: str, quick: bool) -> dict[str, Any]:

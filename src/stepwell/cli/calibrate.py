@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +11,7 @@ import typer
 from stepwell.base.errors import ConfigError
 from stepwell.base.units import format_bytes, format_seconds
 from stepwell.cli import options
-from stepwell.cli.output import note, print_json, print_table
+from stepwell.cli.output import note, phase_bar, print_json, print_table
 
 if TYPE_CHECKING:
     from stepwell.codec.kvtc.calibration import Calibration
@@ -77,7 +74,7 @@ def _calibrate(source: Source, place: Path, wanted: Any, *, as_json: bool) -> No
     from stepwell.codec.kvtc.artifact import save_calibration
     from stepwell.evaluate.calibrate import calibrate as run
 
-    with _progress() as on_progress:
+    with phase_bar() as on_progress:
         made, report = run(source, wanted, on_progress=on_progress)
     place.parent.mkdir(parents=True, exist_ok=True)
     size = save_calibration(made, place)
@@ -103,7 +100,7 @@ def _check(source: Source, place: Path, wanted: Any, *, as_json: bool) -> None:
     from stepwell.evaluate.calibrate import check as run
     from stepwell.evaluate.calibrate import shifted
 
-    with _progress() as on_progress:
+    with phase_bar() as on_progress:
         rates = run(source, _read(place, source.weights), wanted, on_progress=on_progress)
     bad = shifted(rates)
     if as_json:
@@ -158,26 +155,3 @@ def _row(
 def _show(rows: list[tuple[str, ...]], title: str) -> None:
     columns = ("nominal", "ratio expected", "measured", "error expected", "measured", "shift")
     print_table(f"{title}: bytes and error energy", columns, rows)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, a remark a phase elsewhere."""
-    if not sys.stderr.isatty():
-        seen: set[str] = set()
-
-        def say(what: str, done: int, total: int) -> None:
-            if what not in seen:
-                seen.add(what)
-                note(what)
-
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=None)
-        yield lambda what, done, total: progress.update(
-            task, description=what, completed=done, total=total
-        )

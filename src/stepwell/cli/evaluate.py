@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 from stepwell.base.errors import ConfigError
 from stepwell.cli import options
 from stepwell.cli.evaluate_table import show
-from stepwell.cli.output import note
+from stepwell.cli.output import phase_bar
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
 Plot = Annotated[Path | None, typer.Option(help="Draw to this .png or .svg file.")]
@@ -111,7 +110,7 @@ def quality(
         device=device,
         **sizes,
     )
-    with _progress() as on_progress:
+    with phase_bar() as on_progress:
         result = evaluate_quality(wanted, on_progress=on_progress)
     _finish(_dated(result, quick=quick), out=out, plot=plot, as_json=as_json)
 
@@ -184,27 +183,3 @@ def _dated(result: dict[str, Any], *, quick: bool) -> dict[str, Any]:
         "machine": read_machine().as_dict(),
         "quick": quick,
     } | result
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, a remark a phase elsewhere."""
-    if not sys.stderr.isatty():
-        seen: set[str] = set()
-
-        def say(what: str, done: int, total: int) -> None:
-            if what not in seen:
-                seen.add(what)
-                note(what)
-
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=None)
-        yield lambda what, done, total: progress.update(
-            task, description=what, completed=done, total=total
-        )

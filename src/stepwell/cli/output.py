@@ -58,3 +58,28 @@ def moving_line() -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting")
         yield lambda text: progress.update(task, description=text)
+
+
+@contextmanager
+def phase_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Phases of known length, on stderr: a bar on a terminal, a remark a phase elsewhere. What is
+    given is called with what is being done, how much is done, and how much there is."""
+    if not sys.stderr.isatty():
+        seen: set[str] = set()
+
+        def say(what: str, done: int, total: int) -> None:
+            if what not in seen:
+                seen.add(what)
+                note(what)
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda what, done, total: progress.update(
+            task, description=what, completed=done, total=total
+        )
