@@ -1,8 +1,8 @@
 """Which codec writes each tier's chunks, made from the settings of [tiers] and the model.
 
 A tier whose codec is lossy holds sinks and each session's last tokens exactly all the same; what
-it changes is part of the namespace (`TierCodecs.lossy`), so that an engine that never asked for loss
-finds nothing that went through one.
+it changes is part of the namespace (`TierCodecs.lossy`), so that an engine that never asked for
+loss finds nothing that went through one.
 """
 
 from __future__ import annotations
