@@ -32,7 +32,7 @@ def finished(request_id="r", **changed):
 def test_what_was_served_can_be_simulated(serve, tmp_path):
     path = tmp_path / "trace.jsonl"
     recorder = Recorder(path, block_tokens=BLOCK)
-    running = serve(FakeEngine(), recorder=recorder, api_keys=["ada:k1", "bob:k2"])
+    running = serve(FakeEngine(), recorder=recorder, api_keys=["olga:k1", "bruno:k2"])
     keys = [{"authorization": "Bearer k1"}] * 2 + [{"authorization": "Bearer k2"}]
     for number, headers in enumerate(keys):
         body = {
@@ -59,7 +59,7 @@ def test_what_was_served_can_be_simulated(serve, tmp_path):
     assert first.workload is WorkloadClass.CODE
     assert first.time < second.time < other.time
     text = path.read_text()
-    for secret in ("secret", "talk", "ada", "bob"):
+    for secret in ("secret", "talk", "olga", "bruno"):  # no name that hexadecimal digits can spell
         assert secret not in text
 
 
