@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from stepwell.kernels.linear import PackedLinear, pack, pack_linears, refusal
+from stepwell.base.errors import ConfigError
+from stepwell.kernels.linear import PackedLinear, WeightFormat, pack, pack_linears, refusal
+from stepwell.kernels.linear.quantize import dequantize, quantize
 from stepwell.kernels.linear.reference import linear
 
 packs = pytest.mark.skipif(
@@ -41,7 +43,8 @@ def test_shapes_and_strides() -> None:
     wide = torch.randn(2, 5, 64).bfloat16()[..., :32]
     assert module(wide).shape == (2, 5, 48)
     torch.testing.assert_close(module(wide), module(wide.contiguous()), atol=0, rtol=0)
-    assert (module.in_features, module.out_features, module.nbytes) == (32, 48, 48 * 32 * 2)
+    assert (module.in_features, module.out_features) == (32, 48)
+    assert 48 * 32 * 2 <= module.nbytes <= 64 * 32 * 2  # up to whole tiles of 64 rows
     assert module(torch.zeros(0, 32).bfloat16()).shape == (0, 48)
 
 
@@ -88,7 +91,7 @@ def test_swap(tied: bool, pack_tied: bool) -> None:
     assert (report.packed, report.kept) == (2 + head_packed, 1 - head_packed)
     assert report.extra_bytes == (64 * 32 * 2 if tied and pack_tied else 0)
     assert model.embed.weight.shape == (64, 32)
-    assert report.decision.value == "packed"
+    assert report.decision.value == "bfloat16"
 
 
 def test_float32_models_stay() -> None:
@@ -103,3 +106,26 @@ def test_float32_models_stay() -> None:
 def test_reference_choice_packs_nothing(choices: pytest.MonkeyPatch) -> None:
     choices.setenv("STEPWELL_KERNELS", "reference")
     assert pack_linears(Toy(tied=False).bfloat16()).packed == 0
+
+
+def test_reference_choice_keeps_the_numbers_of_low_bits(choices: pytest.MonkeyPatch) -> None:
+    choices.setenv("STEPWELL_KERNELS", "reference")
+    model = Toy(tied=False).bfloat16()
+    wanted = dequantize(quantize(model.up.weight, format=WeightFormat.INT4))
+    report = pack_linears(model, format=WeightFormat.INT4)
+    assert type(model.up) is nn.Linear and report.decision.value == "int4, plain"
+    assert torch.equal(model.up.weight.float(), wanted.bfloat16().float())
+
+
+@packs
+def test_exceptions_stay_in_their_format() -> None:
+    model = Toy(tied=True).bfloat16()
+    pack_linears(model, format=WeightFormat.INT4, exceptions={"up": WeightFormat.BFLOAT16})
+    assert model.up.format is WeightFormat.BFLOAT16
+    assert model.down.format is model.head.format is WeightFormat.INT4
+
+
+def test_low_bits_that_no_layer_takes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="float32") as caught:
+        pack_linears(Toy(tied=True), format=WeightFormat.INT8)
+    assert caught.value.param == "model.weights"

@@ -171,7 +171,8 @@ def _probe(model: nn.Module, hf_config: Any) -> dict[nn.Module, LayerShape]:
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers, tied ones once, and of packed weights."""
     tensors = {t.data_ptr(): t for t in [*model.parameters(), *model.buffers()]}
-    packed = sum(m.nbytes for m in model.modules() if isinstance(m, PackedLinear))
+    linears = (m for m in model.modules() if isinstance(m, PackedLinear))
+    packed = sum(m.nbytes for m in linears if not m.is_buffered)
     return packed + sum(t.numel() * t.element_size() for t in tensors.values())
 
 

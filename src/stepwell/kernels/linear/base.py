@@ -1,34 +1,42 @@
-"""A weight reordered for one machine, and the module that computes with it."""
+"""What stands in for an `nn.Linear`: one weight, packed for one machine."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from stepwell.kernels.linear.quantize import WeightFormat
+
 
 class PackedLinear(nn.Module):
-    """Stands in for an `nn.Linear` in inference: x @ weight.T + bias with the weight in oneDNN's
-    blocked layout.
+    """x @ weight.T + bias in inference. Owns the packed weight, alone: the plain one is not kept,
+    so memory does not double."""
 
-    Owns the packed weight, alone: the plain one is not kept, so memory does not double. The packed
-    tensor is opaque (no indexing, no saving), hence no parameter and not in the state dict.
-    """
-
-    def __init__(self, packed: Tensor, bias: Tensor | None, *, shape: tuple[int, int]) -> None:
+    def __init__(self, *, shape: tuple[int, int], format: WeightFormat) -> None:
         super().__init__()
-        self._packed = packed
         self.out_features, self.in_features = shape
-        self.register_buffer("bias", bias, persistent=False)
+        self.format = format
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed weight, but for padding up to whole tiles."""
-        return self.out_features * self.in_features * self._packed.element_size()
+        """Bytes of the packed weight, scales counted, without the bias."""
+        raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in_features] -> [..., out_features]."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
-        return out
+    @property
+    def is_buffered(self) -> bool:
+        """Whether the weight is among the module's buffers (and counted with them)."""
+        return False
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, packed"
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.format}"
+
+
+def flat_rows(x: Tensor) -> Tensor:
+    """x [..., K] as contiguous rows [T, K]."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.is_contiguous() else rows.contiguous()
+
+
+def empty_like_rows(x: Tensor, columns: int) -> Tensor:
+    """Room for an output [..., columns] of x [..., K]."""
+    return torch.empty(*x.shape[:-1], columns, dtype=x.dtype, device=x.device)

@@ -122,3 +122,20 @@ def copy_bytes(_typing: Any, target: Any, source: Any, count: Any) -> Any:
         return ir.Constant(_I64, 0)
 
     return types.int64(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic(prefer_literal=True)
+def stack_bytes(_typing: Any, count: Any) -> Any:
+    """The address of `count` bytes (a literal) on the caller's stack, at the start of a cache line.
+
+    They are the calling function's as long as it runs: one area for each place in its code.
+    """
+    size = literal(count)
+
+    def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, _args: Any) -> Any:
+        kind = ir.ArrayType(ir.IntType(8), size)
+        area = cgutils.alloca_once(builder, kind)
+        area.align = CACHE_LINE
+        return builder.ptrtoint(area, _I64)
+
+    return types.int64(count), generate
