@@ -1,4 +1,4 @@
-"""llama.cpp: continuous batching over a fixed set of sequences, bfloat16 weights.
+"""llama.cpp: continuous batching over a fixed set of sequences; bf16, Q8_0 or Q4_0 weights.
 
 As its server does, a step first takes one token of each sequence that generates, then prompts as
 far as the batch has room, and a finished sequence's place goes to the next request at once. The
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .shared import Batch, Request, Started, Turn, serve
+from .shared import Batch, Request, Started, Turn, require, serve
 
 if TYPE_CHECKING:
     from .llama_decoder import Decoder
@@ -42,14 +42,16 @@ class LlamaCpp:
     def __init__(self, decoder: Decoder | None = None) -> None:
         self._decoder: Any = decoder
 
-    def start(self, model: Path) -> Started:
+    def start(self, model: Path, *, weights: str) -> Started:
         import llama_cpp
 
         from .llama_decoder import Decoder
+        from .llama_quantize import FORMATS, quantized
         from .qwen2_gguf import converted
 
+        require(weights, ("bf16", *FORMATS))
         begin = time.perf_counter()
-        file = converted(model)
+        file = quantized(converted(model), weights)
         convert_seconds = time.perf_counter() - begin
         self._decoder = Decoder(
             file,
@@ -65,6 +67,7 @@ class LlamaCpp:
             {"llama-cpp-python": version, "llama.cpp": native},
             self._decoder.threads,
             convert_seconds,
+            file.stat().st_size,
         )
 
     def generate(self, requests: Sequence[Request]) -> Batch:

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI's continuous batching pipeline (fp16 weights, prefix caching on).
+"""OpenVINO GenAI's continuous batching pipeline, prefix caching on; fp16, int8 or int4 weights.
 
 The checkpoint is converted once, into a folder inside it. Threads are OpenVINO's own choice.
 """
@@ -16,9 +16,15 @@ import numpy as np
 import openvino
 import openvino_genai
 
-from .shared import Batch, Request, Started, Turn, serve
+from .shared import Batch, Request, Started, Turn, require, serve
 
 _CACHE_GIB = 2
+_WEIGHTS = "openvino_model.bin"
+_EXPORTS = {"bf16": ("fp16",), "int8": ("int8",), "int4": ("int4", "--all-layers")}
+"""What `optimum-cli export openvino --weight-format` is told. fp16 weights are computed with in
+bfloat16 where the CPU has it. Without `--all-layers` an int4 model's head stays in int8, which is
+half of its bytes in this shape."""
+_KV = {"bf16": "bf16", "int8": "u8", "int4": "u8"}
 
 
 class OpenVino:
@@ -28,19 +34,23 @@ class OpenVino:
         self._pipe: Any = None
         self._count = 0
 
-    def start(self, model: Path) -> Started:
+    def start(self, model: Path, *, weights: str) -> Started:
+        require(weights, _EXPORTS)
         begin = time.perf_counter()
-        folder = _converted(model)
+        folder = _converted(model, weights)
         convert_seconds = time.perf_counter() - begin
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = _CACHE_GIB
         scheduler.enable_prefix_caching = True
         scheduler.dynamic_split_fuse = True
         scheduler.max_num_batched_tokens = 512
-        self._pipe = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU")
+        self._pipe = openvino_genai.ContinuousBatchingPipeline(
+            str(folder), scheduler, "CPU", {"KV_CACHE_PRECISION": _KV[weights]}
+        )
         versions = {"openvino-genai": openvino_genai.__version__}
         engine = f"OpenVINO GenAI {openvino_genai.__version__}"
-        return Started(engine, versions, _threads(), convert_seconds)
+        size = (folder / _WEIGHTS).stat().st_size
+        return Started(engine, versions, _threads(), convert_seconds, size)
 
     def generate(self, requests: Sequence[Request]) -> Batch:
         """All requests at once."""
@@ -79,10 +89,11 @@ def _threads() -> int:
     return int(openvino.Core().compile_model(model, "CPU").get_property("INFERENCE_NUM_THREADS"))
 
 
-def _converted(model: Path) -> Path:
+def _converted(model: Path, weights: str) -> Path:
     """The model in OpenVINO's format."""
-    folder = model / "openvino-fp16"
-    if not (folder / "openvino_model.bin").is_file():
+    export = _EXPORTS[weights]
+    folder = model / "-".join(("openvino", *export)).replace("---", "-")
+    if not (folder / _WEIGHTS).is_file():
         tool = Path(sys.executable).parent / "optimum-cli"
         command = [
             str(tool),
@@ -93,7 +104,7 @@ def _converted(model: Path) -> Path:
             "--task",
             "text-generation-with-past",
             "--weight-format",
-            "fp16",
+            *export,
             str(folder),
         ]
         subprocess.run(command, check=True)

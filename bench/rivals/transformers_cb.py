@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from .shared import Batch, Request, Started, Turn, serve
+from .shared import Batch, Request, Started, Turn, require, serve
 from .transformers_model import load_model
 
 _BLOCKS = 420
@@ -23,7 +23,8 @@ class ContinuousBatching:
     def __init__(self) -> None:
         self._model: Any = None
 
-    def start(self, model: Path) -> Started:
+    def start(self, model: Path, *, weights: str) -> Started:
+        require(weights, ("bf16",))
         self._model, started = load_model(model)
         return started
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from .shared import Batch, Request, Started, Turn, serve
+from .shared import Batch, Request, Started, Turn, require, serve
 from .transformers_model import load_model
 
 
@@ -23,7 +23,8 @@ class Static:
     def __init__(self) -> None:
         self._model: Any = None
 
-    def start(self, model: Path) -> Started:
+    def start(self, model: Path, *, weights: str) -> Started:
+        require(weights, ("bf16",))
         self._model, started = load_model(model)
         self._model.generation_config.eos_token_id = None
         self._model.generation_config.pad_token_id = 0

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .shared import Batch, Request, Started, Turn, serve
+from .shared import Batch, Request, Started, Turn, require, serve
 
 _CACHE_GIB = "2"
 _PRELOADED = ("libtcmalloc_minimal.so*", "libiomp5.so")
@@ -25,7 +25,8 @@ class VllmCpu:
     def __init__(self) -> None:
         self._llm: Any = None
 
-    def start(self, model: Path) -> Started:
+    def start(self, model: Path, *, weights: str) -> Started:
+        require(weights, ("bf16",))
         cores = sorted(os.sched_getaffinity(0))
         # By default it binds one core.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}-{cores[-1]}")

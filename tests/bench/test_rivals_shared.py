@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from bench.rivals.shared import Batch, Request, Started, Turn, operations
+from bench.rivals.shared import Batch, Request, Started, Turn, operations, require
 from bench.rivals.usage import seconds_since_start, thread_seconds, used
 from bench.rivals.vllm_cpu import preloads
 
@@ -20,7 +20,7 @@ class Abacus:
 
     short = 0
 
-    def start(self, model: Path) -> Started:
+    def start(self, model: Path, *, weights: str) -> Started:
         return Started("Abacus 1.2", {"abacus": "1.2"}, threads=2, convert_seconds=0.25)
 
     def generate(self, requests: Sequence[Request], batch: int = 8) -> Batch:
@@ -63,7 +63,14 @@ def test_an_output_of_the_wrong_length_is_not_complete() -> None:
 
 def test_the_first_turn_of_each_prompt_is_the_cold_one() -> None:
     found = operations(Abacus())["ttft"]([[1], [2]], max_tokens=3, warm=2)
-    assert found == {"cold": [8.0, 8.0], "warm": [1.0, 2.0, 1.0, 2.0], "decode_step": 0.5}
+    warm = [1.0, 2.0, 1.0, 2.0]
+    assert found == {"cold": [8.0, 8.0], "warm": warm, "decode_step": 0.5, "decode_rate": 2.0}
+
+
+def test_weights_that_an_adapter_does_not_have_are_refused() -> None:
+    require("int8", ("bf16", "int8"))
+    with pytest.raises(ValueError, match="no int4 weights: this adapter has bf16, int8"):
+        require("int4", ("bf16", "int8"))
 
 
 def test_a_thread_that_works_is_seen_and_one_that_waits_is_not() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from stepwell.base.errors import ConfigError
@@ -54,6 +56,13 @@ def test_one_thread_has_one_row_for_each_rate() -> None:
         ("read bandwidth, 1 thread", "3.0 GB/s"),
         ("bf16 GEMM, 1 thread", "1.000 TFLOP/s"),
     ]
+
+
+def test_a_machine_with_an_int8_product_has_its_rate_too() -> None:
+    fast = replace(CEILING, int8_all=3e12)
+    assert rate_rows(fast)[-1] == ("int8 GEMM, 2 threads", "3.000 TOP/s")
+    assert CEILING.best(fast).int8_all == fast.best(CEILING).int8_all == 3e12
+    assert CEILING.best(CEILING).int8_all is None
 
 
 def test_the_counter_sees_new_memory_and_nothing_else() -> None:

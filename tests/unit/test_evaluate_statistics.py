@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.evaluate.serve_bench import without_nan
-from stepwell.evaluate.statistics import Latencies, Spread, median_ratio, percentile, slope
+from stepwell.evaluate.statistics import (
+    Latencies,
+    Spread,
+    first_token_figures,
+    median_ratio,
+    percentile,
+    slope,
+    without_nan,
+)
 
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
 
@@ -53,3 +60,10 @@ def test_slope_of_a_line_and_of_a_constant() -> None:
 
 def test_spread_keeps_the_extremes() -> None:
     assert Spread.of([3, 1, 2]).as_dict() == {"median": 2, "low": 1, "high": 3, "n": 3}
+
+
+def test_tokens_a_second_count_slow_steps_and_the_median_step_does_not() -> None:
+    figures = first_token_figures([3.0], [1.0], [0.1, 0.1, 0.8])
+    assert figures["decode_step"] == 0.1
+    assert figures["decode_rate"] == pytest.approx(3 / 1.0)
+    assert math.isnan(first_token_figures([3.0], [1.0], [])["decode_rate"])

@@ -7,6 +7,7 @@ first, because a result means something only as a share of them.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,14 +18,15 @@ from stepwell.evaluate.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Best of several tries. Bandwidth in bytes/s by one and by all threads; bf16 FLOP/s (a
-    multiply-add counts as two)."""
+    """Best of several tries. Bandwidth in bytes/s by one and by all threads; bf16 FLOP/s and int8
+    operations/s (a multiply-add counts as two), None where torch has no int8 product here."""
 
     bandwidth_one: float
     bandwidth_all: float
     flops_one: float
     flops_all: float
     threads: int
+    int8_all: float | None = None
 
     def best(self, other: Ceiling) -> Ceiling:
         """The higher of each rate: a ceiling that was seen once is one."""
@@ -34,9 +36,10 @@ class Ceiling:
             flops_one=max(self.flops_one, other.flops_one),
             flops_all=max(self.flops_all, other.flops_all),
             threads=self.threads,
+            int8_all=max((x for x in (self.int8_all, other.int8_all) if x), default=None),
         )
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         """For result files."""
         return asdict(self)
 
@@ -91,12 +94,13 @@ def measure_ceiling(*, quick: bool) -> Ceiling:
     volume = (256 if quick else 1024) << 20
     try:
         flops = [_gemm(size, tries, threads=n) for n in (1, threads)]
+        int8 = _gemm_int8(size, tries)
     finally:
         torch.set_num_threads(threads)
     bandwidth = [_read(volume, 5, threads=n) for n in (1, threads)]
     return Ceiling(
         bandwidth_one=bandwidth[0], bandwidth_all=max(bandwidth),
-        flops_one=flops[0], flops_all=max(flops), threads=threads,
+        flops_one=flops[0], flops_all=max(flops), threads=threads, int8_all=int8,
     )  # fmt: skip
 
 
@@ -122,6 +126,18 @@ def _gemm(size: int, tries: int, *, threads: int) -> float:
     return 2.0 * size**3 / _best(lambda: torch.mm(left, right, out=out), tries)
 
 
+def _gemm_int8(size: int, tries: int) -> float | None:
+    """Operations/s of a square int8 matrix product with int32 sums, by all threads."""
+    import torch
+
+    left = torch.randint(-127, 127, (size, size), dtype=torch.int8)
+    right = torch.randint(-127, 127, (size, size), dtype=torch.int8)
+    try:
+        return 2.0 * size**3 / _best(lambda: torch._int_mm(left, right), tries)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
 def _read(volume: int, tries: int, *, threads: int) -> float:
     """Bytes/s of summing an array far larger than the caches, by that many threads."""
     from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +151,7 @@ def _read(volume: int, tries: int, *, threads: int) -> float:
         return volume / _best(lambda: list(pool.map(add_up, parts)), tries)
 
 
+@functools.cache
 def _reader() -> Callable[[Any], float]:
     """A sum in machine code that lets go of the interpreter lock; numpy's where numba is not."""
     try:

@@ -21,7 +21,14 @@ from typing import Any
 
 from stepwell.base.errors import StepwellError
 
-RIVALS = ("transformers-static", "transformers-cb", "vllm-cpu", "openvino", "llama.cpp")
+RIVALS = (
+    "transformers-static",
+    "transformers-cb",
+    "vllm-cpu",
+    "openvino",
+    "llama.cpp",
+    "onnxruntime-genai",
+)
 _OWN_ENVIRONMENT = frozenset({"transformers-static", "transformers-cb"})
 """Rivals that run in Stepwell's environment, because Stepwell depends on them anyway."""
 _QUIT_SECONDS = 5.0

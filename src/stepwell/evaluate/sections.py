@@ -36,14 +36,19 @@ def ceiling_section(arena: Arena) -> Section:
 
 
 def rate_rows(ceiling: Ceiling) -> list[tuple[str, str]]:
-    """Both rates by one thread and by all, one row where that is the same."""
+    """Bandwidth and bf16 by one thread and by all, one row where that is the same; int8."""
     bandwidths = {1: ceiling.bandwidth_one, ceiling.threads: ceiling.bandwidth_all}
     flops = {1: ceiling.flops_one, ceiling.threads: ceiling.flops_all}
     words = {n: f"{n} thread" if n == 1 else f"{n} threads" for n in bandwidths}
-    return [
+    rows = [
         *((f"read bandwidth, {words[n]}", f"{x / 1e9:.1f} GB/s") for n, x in bandwidths.items()),
         *((f"bf16 GEMM, {words[n]}", f"{x / 1e12:.3f} TFLOP/s") for n, x in flops.items()),
     ]
+    if ceiling.int8_all is not None:
+        rows.append(
+            (f"int8 GEMM, {words[ceiling.threads]}", f"{ceiling.int8_all / 1e12:.3f} TOP/s")
+        )
+    return rows
 
 
 def memory_section(arena: Arena) -> Section:

@@ -6,7 +6,6 @@ sense: with `url` there is no engine here, so only `load` runs.
 
 from __future__ import annotations
 
-import math
 import platform
 import shlex
 import sys
@@ -25,6 +24,7 @@ from stepwell.evaluate.sections import (
     soak_section,
     ttft_section,
 )
+from stepwell.evaluate.statistics import without_nan
 from stepwell.evaluate.traffic import http_section, load_section
 from stepwell.hardware.machine import read_machine
 
@@ -146,17 +146,6 @@ def _document(
         "summary": summary,
         "sections": {name: section.figures for name, section in sections.items()},
     })  # fmt: skip
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: both become None."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _check(options: BenchOptions) -> None:

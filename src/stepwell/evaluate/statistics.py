@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 def percentile(values: Sequence[float], q: float) -> float:
@@ -81,6 +82,27 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     if spread == 0:
         return 0.0
     return math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
+
+
+def first_token_figures(
+    cold: Sequence[float], warm: Sequence[float], steps: Sequence[float]
+) -> dict[str, Any]:
+    """What contestants answer to `ttft`: seconds to the first token of a new and of a repeated
+    prompt, the median of the seconds between later tokens, and their number a second."""
+    rate = len(steps) / math.fsum(steps) if steps else math.nan
+    figures = {"cold": list(cold), "warm": list(warm)}
+    return figures | {"decode_step": median(steps), "decode_rate": rate}
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: both become None."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from stepwell.evaluate.ceiling import ModelCost, measure_ceiling
 from stepwell.evaluate.memory import AllocationCounter, malloc_bytes
 from stepwell.evaluate.protocol import serve_contestant
-from stepwell.evaluate.statistics import median, slope
+from stepwell.evaluate.statistics import first_token_figures, slope
+from stepwell.evaluate.weights_read import WeightsRead, weights_read
 from stepwell.evaluate.workload import Mix
 from stepwell.hardware.machine import resident_bytes
 
@@ -65,11 +66,13 @@ class StepwellContestant:
         keywords = {name.replace(".", "__"): value for name, value in (settings or {}).items()}
         self._llm = LLM(model, **keywords)
         built = self._llm.built
+        weights = weights_read(built.loaded.model, config=built.loaded.hf_config.get_text_config())
         pool_tokens = built.pool.num_blocks * built.pool.block_size
         return {
             "seconds": time.perf_counter() - start,
             "versions": {"stepwell": stepwell.__version__, "torch": torch.__version__},
-            "cost": _model_cost(built).as_dict(),
+            "cost": _model_cost(built, weights).as_dict(),
+            "weights": weights.as_dict(),
             "pool_tokens": pool_tokens,
             "pool_bytes": built.pool.nbytes,
             "vocab_size": built.info.vocab_size,
@@ -112,7 +115,7 @@ class StepwellContestant:
                 (track,) = self._drive([{"prompt": prompt, "max_tokens": max_tokens}])
                 (cold if turn == 0 else again).append(track.times[0] - start)
                 steps += [b - a for a, b in pairwise(track.times)]
-        return {"cold": cold, "warm": again, "decode_step": median(steps)}
+        return first_token_figures(cold, again, steps)
 
     def memory(self, mix: Mapping[str, Any], warm_turns: int = 2) -> dict[str, Any]:
         """Waste and allocations over one drawing of the mix, after `warm_turns` others."""
@@ -232,7 +235,7 @@ def _as_dicts(mix: Mix, turn: int) -> list[dict[str, Any]]:
     return drawn.draw(turn=turn).as_dicts()
 
 
-def _model_cost(built: Any) -> ModelCost:
+def _model_cost(built: Any, weights: WeightsRead) -> ModelCost:
     """Parameters by who passes them; embedding rows are looked up, not multiplied.
 
     From the configuration: kernels may have packed the weights themselves away.
@@ -245,7 +248,7 @@ def _model_cost(built: Any) -> ModelCost:
     return ModelCost(
         parameters=body,
         head_parameters=embedding,
-        decode_bytes=(body + embedding) * built.pool.storage.element_size(),
+        decode_bytes=weights.total,
         kv_bytes=built.pool.block_bytes // built.pool.block_size,
         attention_width=config.num_hidden_layers * config.num_attention_heads * size,
     )
