@@ -40,6 +40,11 @@ class ModelConfig:
     )
     max_model_len: int = _setting(0, "longest sequence in tokens; 0: as the model allows")
     random_weights: bool = _setting(False, "fill the shape with random numbers (benchmarks only)")
+    weights_budget: str = _setting(
+        "0",
+        "most memory for weights, such as 2GiB: what exceeds it is read from disk in every step; "
+        "0: all stay in memory",
+    )
     verify: bool = _setting(True, "compare an untested architecture with transformers at load")
 
 
@@ -230,6 +235,8 @@ def _check(config: Config) -> None:
     _require(size >= 1 and size & (size - 1) == 0, "cache.block_size", size, "a power of two")
     if config.cache.pool != AUTO:
         _require(parse_bytes(config.cache.pool) > 0, "cache.pool", config.cache.pool, "positive")
+    budget = config.model.weights_budget
+    _require(parse_bytes(budget) >= 0, "model.weights_budget", budget, "a size, or 0")
     tiers = config.tiers
     _require(parse_bytes(tiers.host) >= 0, "tiers.host", tiers.host, "a size, or 0")
     for name in ("disk_capacity", "disk_free_floor"):

@@ -13,9 +13,12 @@
     ├── ModelError                   a model cannot be loaded
     │   ├── CheckpointNotFound       there is no such folder or repository
     │   ├── UnsupportedArchitecture  its layers need what the engine does not have
-    │   └── UnsafeCheckpoint         it would run code or unpickle
+    │   ├── UnsafeCheckpoint         it would run code or unpickle
+    │   └── WeightStoreError         weights cannot be written for streaming, or not be read back
+    │       └── WeightStoreDamaged   the file is not what was written
     ├── HardwareError                the machine lacks what was asked for
-    │   └── PoolDoesNotFit           the KV pool and the weights exceed the memory
+    │   ├── PoolDoesNotFit           the KV pool and the weights exceed the memory
+    │   └── WeightsBudgetTooSmall    weights cannot be streamed through that little memory
     ├── TierError                    a tier cannot be opened; a running one reports outcomes instead
     │   ├── TierInUse                another process holds its directory
     │   └── TierUnusable             what is there is not a tier of this version, or not writable
@@ -126,6 +129,18 @@ class UnsafeCheckpoint(ModelError):
     code = "unsafe_checkpoint"
 
 
+class WeightStoreError(ModelError):
+    """The file that weights are streamed from cannot be written, or not be read while serving."""
+
+    code = "weight_store_error"
+
+
+class WeightStoreDamaged(WeightStoreError):
+    """The file that weights are streamed from is not what was written."""
+
+    code = "weight_store_damaged"
+
+
 class HardwareError(StepwellError):
     """The machine lacks what was asked for."""
 
@@ -136,6 +151,12 @@ class PoolDoesNotFit(HardwareError):
     """Weights, KV pool and workspace together exceed the memory of the device."""
 
     code = "pool_does_not_fit"
+
+
+class WeightsBudgetTooSmall(HardwareError):
+    """`model.weights_budget` is below what streaming needs; the message says the least."""
+
+    code = "weights_budget_too_small"
 
 
 class TierError(StepwellError):

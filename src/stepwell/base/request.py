@@ -127,9 +127,33 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamStats:
+    """Weights read again since the start or the last reset. `passes` over the layers;
+    `read_seconds` with a read under way; `waited_seconds` that computing stood still for one;
+    `seconds`: all time, idle time included."""
+
+    passes: int
+    read_bytes: int
+    read_seconds: float
+    waited_seconds: float
+    seconds: float
+
+    @property
+    def bytes_per_second(self) -> float:
+        """While reading; 0 where nothing was read."""
+        return self.read_bytes / self.read_seconds if self.read_seconds else 0.0
+
+    @property
+    def bytes_per_pass(self) -> float:
+        """Read for one step; 0 before the first."""
+        return self.read_bytes / self.passes if self.passes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counters since the start, and gauges at this moment. `tiers`: None without lower tiers;
-    `restored_tokens` came from them to the device instead of being computed."""
+    `restored_tokens` came from them to the device instead of being computed. `streaming`: None
+    where all weights stay in memory."""
 
     running: int = 0
     waiting: int = 0
@@ -147,3 +171,4 @@ class EngineStats:
     waste_ratio_mean: float = 0.0
     restored_tokens: int = 0
     tiers: HierarchyStats | None = None
+    streaming: StreamStats | None = None

@@ -19,7 +19,7 @@ from stepwell.base.config import Config
 from stepwell.base.decisions import Decision
 from stepwell.base.request import GenerationRequest
 from stepwell.base.sampling import SamplingParams
-from stepwell.base.units import format_bytes
+from stepwell.base.units import format_bytes, parse_bytes
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
 from stepwell.engine.build_rolling import make_rolling
@@ -48,9 +48,9 @@ from stepwell.model.load import (
     find_checkpoint,
     load_model,
     read_hf_config,
-    weight_bytes,
 )
 from stepwell.model.pool import KVPool, block_numel
+from stepwell.model.streaming import load_within_budget
 from stepwell.model.verify import verify_architecture
 
 Progress = Callable[[str], None]
@@ -73,10 +73,12 @@ class BuiltEngine:
     open_tiers: OpenTiers | None = None
 
     def close(self, timeout: float = 30.0) -> None:
-        """Let go of lower tiers, at most `timeout` seconds after what is under way. Nothing else
-        needs closing. Calling it twice is harmless."""
+        """Let go of lower tiers, at most `timeout` seconds after what is under way, and of streamed
+        weights. Nothing else needs closing. Calling it twice is harmless."""
         if self.open_tiers is not None:
             self.open_tiers.close(timeout)
+        if self.loaded.streamer is not None:
+            self.loaded.streamer.close()
 
 
 def resolve_only(config: Config) -> list[Decision]:
@@ -99,9 +101,7 @@ def build_engine(
     resolved = resolve(config, hf_config, read_machine())
     memory = [keep_freed_memory(), bound_primitive_caches()]
     say(f"loading {folder.name}")
-    loaded = load_model(
-        config.model, folder, hf_config, dtype=resolved.dtype, device=resolved.device
-    )
+    loaded = _load(config, folder, hf_config, resolved, say)
     decisions = [*resolved.decisions, *memory, *loaded.decisions, *_verify(config, loaded, say)]
     pool, decision = _allocate_pool(config, loaded, resolved)
     decisions.append(decision)
@@ -113,6 +113,8 @@ def build_engine(
     decisions += codecs.decisions
     cache = _make_cache(config, loaded, pool, info, lossy=codecs.lossy)
     with ExitStack() as undo:
+        if loaded.streamer is not None:
+            undo.callback(loaded.streamer.close)
         lower = None
         if any_tier(config.tiers):
             lower = open_tiers(
@@ -136,9 +138,21 @@ def build_engine(
     )
 
 
+def _load(
+    config: Config, folder: Path, hf_config: Any, resolved: Resolved, say: Progress
+) -> LoadedModel:
+    dtype, device = resolved.dtype, resolved.device
+    budget = parse_bytes(config.model.weights_budget)
+    if budget:
+        return load_within_budget(
+            config.model, folder, hf_config, dtype=dtype, device=device, budget=budget, say=say
+        )
+    return load_model(config.model, folder, hf_config, dtype=dtype, device=device)
+
+
 def _choose_threads(loaded: LoadedModel) -> Decision:
     """One thread for a model that fits into a core's cache. Process-wide, as torch's setting is."""
-    size = weight_bytes(loaded.model)
+    size = loaded.weight_bytes
     if "OMP_NUM_THREADS" in os.environ:
         why = "OMP_NUM_THREADS is set"
     elif size < _ONE_THREAD_BYTES:
@@ -205,7 +219,7 @@ def _info(
         name=config.model.name or folder.name,
         architecture=hf_config.model_type,
         parameters=loaded.parameters,
-        weight_bytes=weight_bytes(loaded.model),
+        weight_bytes=loaded.weight_bytes,
         dtype=str(resolved.dtype).removeprefix("torch."),
         device=resolved.device.type,
         vocab_size=hf_config.get_text_config().vocab_size,
@@ -275,6 +289,7 @@ def _assemble(
         door=door,
         weight_bytes=info.weight_bytes,
         tiers=tiers,
+        streamer=loaded.streamer,
         check_every_step=os.environ.get("STEPWELL_CHECK") == "1",
     )
 

@@ -31,6 +31,7 @@ from stepwell.engine.scheduler import ScheduledSequence, Scheduler
 from stepwell.engine.sequence import Sequence, SequenceState
 from stepwell.engine.tiers import Tiers
 from stepwell.model.pool import KVPool
+from stepwell.model.streaming import Streamer
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Engine:
         door: Door,
         weight_bytes: int,
         tiers: Tiers | None = None,
+        streamer: Streamer | None = None,
         check_every_step: bool = False,
     ) -> None:
         self._runner = runner
@@ -90,6 +92,7 @@ class Engine:
         self._scheduler = scheduler
         self._door = door
         self.tiers = tiers
+        self._streamer = streamer
         self._weight_bytes = weight_bytes
         self._check_every_step = check_every_step
         self._live: dict[str, list[_Live]] = {}
@@ -226,6 +229,7 @@ class Engine:
             waste_ratio_mean=counters.waste_sum / max(1, counters.waste_samples),
             restored_tokens=0 if tiers is None else tiers.restored_tokens,
             tiers=None if tiers is None else tiers.hierarchy.stats(),
+            streaming=None if self._streamer is None else self._streamer.stats(),
         )
 
     def clear_cache(self) -> int:
@@ -236,6 +240,8 @@ class Engine:
         """Start counting anew (after warm-up)."""
         self._counters = _Counters()
         self._scheduler.reset_counters()
+        if self._streamer is not None:
+            self._streamer.reset()
 
     def check(self) -> None:
         """Re-count the books; raises AssertionError."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -29,6 +29,9 @@ from stepwell.model.attention import (
 )
 from stepwell.model.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from stepwell.model.streaming.streamer import Streamer
+
 HOUSE = "house"
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
@@ -50,7 +53,7 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model ready to run. `model` is a transformers causal language model; `shapes` in the order
-    its layers run."""
+    its layers run. `streamer`: None where all weights stay in memory."""
 
     model: Any
     hf_config: Any
@@ -60,6 +63,12 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     parameters: int
     decisions: tuple[Decision, ...]
+    streamer: Streamer | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights in memory."""
+        return weight_bytes(self.model) if self.streamer is None else self.streamer.nbytes
 
 
 def find_checkpoint(path: str) -> Path:
@@ -134,6 +143,17 @@ def load_model(
     model = _build(config, folder, hf_config, dtype=dtype).to(device).eval()
     model.requires_grad_(requires_grad=False)
     parameters = sum(p.numel() for p in model.parameters())
+    loaded = describe_model(model, folder, hf_config, parameters=parameters)
+    return replace(
+        loaded,
+        folder=None if config.random_weights else folder,
+        decisions=(pack_linears(model).decision,),
+    )
+
+
+def describe_model(model: Any, folder: Path, hf_config: Any, *, parameters: int) -> LoadedModel:
+    """Probe a model that has its weights, and find its tokenizer. Raises
+    UnsupportedArchitecture."""
     shapes = _probe(model, hf_config)
     expected = hf_config.get_text_config().num_hidden_layers
     if len(shapes) != expected:
@@ -150,10 +170,10 @@ def load_model(
         hf_config=hf_config,
         shapes=shapes,
         tokenizer=tokenizer,
-        folder=None if config.random_weights else folder,
+        folder=folder,
         eos_token_ids=eos,
         parameters=parameters,
-        decisions=(pack_linears(model).decision,),
+        decisions=(),
     )
 
 

@@ -1,0 +1,195 @@
+"""A model whose weights exceed what they may take: skeleton, store, residents, reading ahead."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stepwell.base.config import ModelConfig
+from stepwell.base.decisions import Decision
+from stepwell.base.errors import (
+    ConfigError,
+    WeightsBudgetTooSmall,
+    WeightStoreDamaged,
+    WeightStoreError,
+)
+from stepwell.base.units import format_bytes
+from stepwell.model.attention import register_attention
+from stepwell.model.load import LoadedModel, describe_model, load_model
+from stepwell.model.streaming.build import Say, build_store, store_identity, store_path
+from stepwell.model.streaming.checkpoint import CheckpointTensors
+from stepwell.model.streaming.embedding import EmbeddingRows
+from stepwell.model.streaming.files import BlockFile
+from stepwell.model.streaming.plan import SLOTS, choose_residents, least_bytes
+from stepwell.model.streaming.skeleton import Origin, Skeleton, make_skeleton
+from stepwell.model.streaming.store import StoreIndex, read_index
+from stepwell.model.streaming.streamer import Streamer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A store whose every streamed byte has been read and checked once. `speed`: bytes/s of that.
+    `built`: why the store was built, empty where it was there."""
+
+    streamer: Streamer
+    index: StoreIndex
+    speed: float
+    built: str
+
+
+def load_within_budget(
+    config: ModelConfig,
+    folder: Path,
+    hf_config: Any,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    budget: int,
+    say: Say,
+) -> LoadedModel:
+    """Load with at most `budget` bytes of weights in memory; a model that fits is loaded whole.
+
+    Raises ConfigError, ModelError, WeightsBudgetTooSmall, OSError.
+    """
+    _refuse(hf_config, device=device, random_weights=config.random_weights)
+    register_attention()
+    skeleton = make_skeleton(hf_config, dtype=dtype)
+    size, most = format_bytes(skeleton.whole_bytes), format_bytes(budget)
+    if skeleton.whole_bytes <= budget:
+        loaded = load_model(config, folder, hf_config, dtype=dtype, device=device)
+        why = f"all {size} of weights fit into the budget of {most}: streaming would only slow down"
+        return replace(
+            loaded, decisions=(Decision("weights.streaming", "off", why), *loaded.decisions)
+        )
+    fixed = _load_rest(skeleton, folder, dtype)
+    opened = _open(skeleton, folder, dtype=dtype, budget=budget, fixed=fixed, say=say)
+    _read_generation_config(skeleton.model, folder)
+    loaded = describe_model(skeleton.model, folder, hf_config, parameters=skeleton.parameters)
+    opened.streamer.reset()
+    return replace(
+        loaded, streamer=opened.streamer, decisions=_decisions(skeleton, opened, budget=budget)
+    )
+
+
+def _refuse(hf_config: Any, *, device: torch.device, random_weights: bool) -> None:
+    if device.type != "cpu":
+        why = f"weights stream from disk to a CPU only, and the device is {device.type}"
+    elif random_weights:
+        why = "random weights have no files to stream from"
+    elif getattr(hf_config, "quantization_config", None):
+        why = "this checkpoint is quantized already, and is not read layer by layer"
+    else:
+        return
+    raise ConfigError(
+        f"model.weights_budget: {why}.", hint="Set it to 0.", param="model.weights_budget"
+    )
+
+
+def _load_rest(skeleton: Skeleton, folder: Path, dtype: torch.dtype) -> int:
+    """What always stays, from the checkpoint itself; its bytes."""
+    checkpoint = CheckpointTensors(folder)
+    checkpoint.check(skeleton)
+    total = 0
+    for name in skeleton.rest:
+        owner_name, _, own = name.rpartition(".")
+        tensor = checkpoint.read(Origin(name), dtype)
+        owner = skeleton.model.get_submodule(owner_name)
+        owner._parameters[own] = nn.Parameter(tensor, requires_grad=False)
+        total += tensor.numel() * tensor.element_size()
+    return total
+
+
+def _read_generation_config(model: Any, folder: Path) -> None:
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+
+
+def _open(
+    skeleton: Skeleton, folder: Path, *, dtype: torch.dtype, budget: int, fixed: int, say: Say
+) -> _Opened:
+    """The store: built where it is missing, and built anew where it is damaged."""
+    identity = store_identity(folder, dtype=dtype)
+    path = store_path(identity)
+    why = "" if path.is_file() else "there was none for these weights"
+    for _attempt in range(2):
+        if why:
+            build_store(
+                path, identity=identity, folder=folder, skeleton=skeleton, dtype=dtype, say=say
+            )
+        try:
+            say("reading weights")
+            return _start(skeleton, path, identity, budget=budget, fixed=fixed, built=why)
+        except WeightStoreDamaged as error:
+            logger.warning("building %s anew: %s", path.name, error.message)
+            path.unlink(missing_ok=True)
+            why = f"it was damaged: {error.message.rstrip('.')}"
+    raise WeightStoreError(
+        f"{path} is damaged directly after it was written.", hint="Check the disk."
+    )
+
+
+def _start(
+    skeleton: Skeleton, path: Path, identity: str, *, budget: int, fixed: int, built: str
+) -> _Opened:
+    with ExitStack() as undo:
+        file = BlockFile(path)
+        undo.callback(file.close)
+        index = read_index(file, identity=identity)
+        rows = EmbeddingRows(skeleton.embedding, file, index.embedding)
+        undo.callback(rows.close)
+        fixed += rows.nbytes
+        residency = choose_residents(index.sizes, budget=budget - fixed)
+        if residency is None:
+            raise _too_small(budget, fixed + least_bytes(index.sizes))
+        streamer = Streamer(skeleton.units, file, index, residency, rows=rows, fixed=fixed)
+        undo.callback(streamer.close)
+        speed = streamer.check_all()
+        undo.pop_all()
+    return _Opened(streamer, index, speed, built)
+
+
+def _too_small(budget: int, least: int) -> WeightsBudgetTooSmall:
+    mib = -(-least // (1 << 20))
+    return WeightsBudgetTooSmall(
+        f"model.weights_budget is {format_bytes(budget)}, but streaming this model takes "
+        f"{mib} MiB: two layers, since one is computed while the next is read, and what stays.",
+        hint=f"Set it to {mib}MiB or more.",
+        param="model.weights_budget",
+    )
+
+
+def _decisions(skeleton: Skeleton, opened: _Opened, *, budget: int) -> tuple[Decision, ...]:
+    streamer = opened.streamer
+    found = streamer.residency
+    whole = sum(k == len(u) for k, u in zip(found.kept, opened.index.units, strict=True))
+    units = len(found.kept)
+    seconds = found.streamed / opened.speed if opened.speed else 0.0
+    how = "past the page cache" if streamer.direct else "through the page cache, dropped after use"
+    split = (
+        f"{format_bytes(skeleton.whole_bytes)} of weights: {format_bytes(found.resident)} of "
+        f"layers and head stay, {SLOTS} slots of {format_bytes(found.slot)}, "
+        f"{format_bytes(streamer.nbytes - found.total)} of norms and buffers; "
+        "embedding rows come from disk as tokens name them"
+    )
+    parts = f"{whole} of {units} layers and head slabs stay whole, the others in part or not at all"
+    read = (
+        f"{parts}; {format_bytes(found.streamed)} read in each step {how}, at the "
+        f"{opened.speed / 1e9:.2f} GB/s of the first pass in {seconds:.2f} s (predicted, seconds)"
+    )
+    decisions = [
+        Decision("weights.budget", format_bytes(streamer.nbytes), split),
+        Decision("weights.streaming", "disk", read, predicted=seconds),
+    ]
+    if opened.built:
+        decisions.append(Decision("weights.store", "built", opened.built))
+    return tuple(decisions)

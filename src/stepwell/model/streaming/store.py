@@ -1,0 +1,179 @@
+"""The file that weights are streamed from.
+
+    block 0      magic, version, place, size and checksum of the index: written last
+    regions      one for each unit: its tensors one after the other, each from a block boundary on
+    embedding    the input embedding's rows, row-major, where it is read by rows
+    index        JSON: identity, units, and for each tensor its name, dtype, shape, place, checksum
+
+A unit is one contiguous read, and so is any suffix of its tensors. The file is built under another
+name and renamed when every byte is on the disk, so a killed build leaves nothing that is taken for
+a store. `identity` names the weights, precision and layout; another one means another file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from stepwell.base.errors import WeightStoreDamaged
+from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile, aligned
+
+VERSION = 1
+_MAGIC = b"STEPWELLSTREAMED"
+_HEADER = struct.Struct("<16sIQQQ")  # magic, version, index offset, index bytes, index checksum
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor: `offset` in the file, `size` without padding, both in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    checksum: int
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch names it."""
+        return getattr(torch, self.dtype)
+
+    @property
+    def padded(self) -> int:
+        """Bytes up to where the next tensor begins."""
+        return aligned(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIndex:
+    """What is where. `units[i]`: the tensors of unit i in file order."""
+
+    identity: str
+    units: tuple[tuple[StoredTensor, ...], ...]
+    embedding: StoredTensor
+
+    @property
+    def sizes(self) -> list[list[int]]:
+        """Bytes of each unit's tensors in memory, padding included: for `choose_residents`."""
+        return [[tensor.padded for tensor in unit] for unit in self.units]
+
+
+class StoreWriter:
+    """Builds a store beside its final place. Each unit is on the disk when its call returns, and
+    its pages are dropped: memory never holds more of the file than one unit."""
+
+    def __init__(self, path: Path, *, identity: str) -> None:
+        """Raises OSError."""
+        self._path = path
+        self._identity = identity
+        self._partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+        self._fd = os.open(self._partial, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._end = ALIGNMENT
+        self._units: list[tuple[StoredTensor, ...]] = []
+        self._embedding: StoredTensor | None = None
+
+    def add_unit(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """The next unit; its tensors are taken one at a time. Raises OSError."""
+        self._units.append(tuple(self._add(name, tensor) for name, tensor in tensors))
+        self._flush()
+
+    def add_embedding(self, weight: Tensor) -> None:
+        """The input embedding [vocabulary, width], once. Raises OSError."""
+        self._embedding = self._add("embedding", weight)
+        self._flush()
+
+    def finish(self) -> None:
+        """Write index and header, and give the file its name. Raises OSError."""
+        assert self._embedding is not None
+        index = StoreIndex(self._identity, tuple(self._units), self._embedding)
+        text = json.dumps(asdict(index)).encode()
+        os.pwrite(self._fd, text, self._end)
+        os.ftruncate(self._fd, aligned(self._end + len(text)))
+        self._flush()
+        checksum = xxhash.xxh3_64_intdigest(text)
+        os.pwrite(self._fd, _HEADER.pack(_MAGIC, VERSION, self._end, len(text), checksum), 0)
+        self._flush()
+        os.close(self._fd)
+        self._fd = -1
+        os.replace(self._partial, self._path)
+        _sync_folder(self._path.parent)
+
+    def abandon(self) -> None:
+        """Leave nothing behind; harmless after `finish`."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._partial.unlink(missing_ok=True)
+
+    def _add(self, name: str, tensor: Tensor) -> StoredTensor:
+        plain = tensor.detach().contiguous()
+        view: Any = memoryview(plain.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        offset, written = self._end, 0
+        while written < len(view):
+            written += os.pwrite(self._fd, view[written:], offset + written)
+        self._end = offset + aligned(len(view))
+        os.ftruncate(self._fd, self._end)
+        return StoredTensor(
+            name=name,
+            dtype=str(plain.dtype).removeprefix("torch."),
+            shape=tuple(plain.shape),
+            offset=offset,
+            size=len(view),
+            checksum=xxhash.xxh3_64_intdigest(view),
+        )
+
+    def _flush(self) -> None:
+        os.fdatasync(self._fd)
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_index(file: BlockFile, *, identity: str) -> StoreIndex:
+    """Raises WeightStoreDamaged for anything but a whole store of this identity, and OSError."""
+    try:
+        return _parse(file, identity)
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise WeightStoreDamaged(f"{file.path.name}: {error}.") from error
+
+
+def _parse(file: BlockFile, identity: str) -> StoreIndex:
+    if file.size < ALIGNMENT:
+        raise ValueError("it is too short")
+    block = Arena(ALIGNMENT)
+    file.read(block.view, 0)
+    magic, version, offset, size, checksum = _HEADER.unpack(block.view[: _HEADER.size])
+    if magic != _MAGIC or version != VERSION:
+        raise ValueError("it has no header of this version")
+    if offset % ALIGNMENT or offset + aligned(size) != file.size:
+        raise ValueError(f"it has {file.size} bytes and should have {offset + aligned(size)}")
+    area = Arena(size)
+    file.read(area.view, offset)
+    text = bytes(area.view[:size])
+    if xxhash.xxh3_64_intdigest(text) != checksum:
+        raise ValueError("its index does not have its checksum")
+    table: dict[str, Any] = json.loads(text)
+    if table["identity"] != identity:
+        raise ValueError("it holds other weights")
+    units = tuple(tuple(_tensor(row) for row in unit) for unit in table["units"])
+    return StoreIndex(identity, units, _tensor(table["embedding"]))
+
+
+def _tensor(row: dict[str, Any]) -> StoredTensor:
+    return StoredTensor(**(row | {"shape": tuple(row["shape"])}))
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,185 @@
+"""Weights in motion: before a unit runs, its tensors are pointed at where its bytes are.
+
+Of each unit a prefix of tensors is resident, the rest arrives in a slot (`plan.py`, `reader.py`).
+Hooks on the unit's module wait for the slot, re-point `.data` of each streamed parameter and
+buffer, and give the slot back when the module has run. So whatever the module computes with must
+take its addresses anew at each call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from stepwell.base.errors import WeightStoreDamaged
+from stepwell.base.request import StreamStats
+from stepwell.model.streaming.embedding import EmbeddingRows
+from stepwell.model.streaming.files import Arena, BlockFile
+from stepwell.model.streaming.plan import SLOTS, Residency
+from stepwell.model.streaming.reader import PIECE, ReadAhead, Stretch
+from stepwell.model.streaming.skeleton import Unit
+from stepwell.model.streaming.store import StoredTensor, StoreIndex
+
+
+class Streamer:
+    """Owns the residents, the slots and the reading threads of one model."""
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        file: BlockFile,
+        index: StoreIndex,
+        residency: Residency,
+        *,
+        rows: EmbeddingRows,
+        fixed: int,
+    ) -> None:
+        """Reads the residents and begins to read ahead; owns `file` and `rows` from then on.
+        `fixed`: bytes that stay beside. Raises OSError, WeightStoreDamaged."""
+        self._file = file
+        self._rows = rows
+        self._fixed = fixed
+        self._hooks: list[RemovableHandle] = []
+        self.residency = residency
+        self.direct = file.direct
+        self._residents: list[Arena] = []
+        self._reader: ReadAhead | None = None
+        tensors = [
+            _adopt(unit.module, stored) for unit, stored in zip(units, index.units, strict=True)
+        ]
+        for stored, own, kept in zip(index.units, tensors, residency.kept, strict=True):
+            self._load_residents(stored[:kept], own[:kept])
+        moving = [i for i, kept in enumerate(residency.kept) if kept < len(index.units[i])]
+        if moving:
+            rests = [index.units[i][residency.kept[i] :] for i in moving]
+            self._reader = ReadAhead(file, [_stretch(rest) for rest in rests])
+            for place, i in enumerate(moving):
+                own = tensors[i][residency.kept[i] :]
+                self._hook(units[i].module, place, own, rests[place])
+        self._places = len(moving)
+        self._base = self._now()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights in memory: residents, slots and what is fixed."""
+        slots = sum(slot.size for slot in self._reader.slots) if self._reader else 0
+        return self._fixed + slots + sum(arena.size for arena in self._residents)
+
+    def check_all(self) -> float:
+        """Read everything that streams once, which verifies it; bytes per second. Raises
+        WeightStoreDamaged, WeightStoreError."""
+        before = self.stats()
+        for place in range(self._places):
+            assert self._reader is not None
+            self._reader.enter(place)
+            self._reader.leave()
+        after = self.stats()
+        seconds = after.read_seconds - before.read_seconds
+        return (after.read_bytes - before.read_bytes) / seconds if seconds else 0.0
+
+    def stats(self) -> StreamStats:
+        """Counters since the start or `reset`."""
+        now, base = self._now(), self._base
+        return StreamStats(
+            passes=now.passes - base.passes,
+            read_bytes=now.read_bytes - base.read_bytes,
+            read_seconds=now.read_seconds - base.read_seconds,
+            waited_seconds=now.waited_seconds - base.waited_seconds,
+            seconds=now.seconds - base.seconds,
+        )
+
+    def reset(self) -> None:
+        """Count anew (after warm-up)."""
+        self._base = self._now()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop reading. The model cannot be run afterwards. Calling it twice is harmless."""
+        for hook in self._hooks:
+            hook.remove()
+        self._rows.close()
+        if self._reader is None or self._reader.close(timeout):
+            self._file.close()
+
+    def _now(self) -> StreamStats:
+        if self._reader is None:
+            return StreamStats(0, 0, 0.0, 0.0, time.monotonic())
+        found = self._reader.counters()
+        return StreamStats(found.passes, found.bytes, found.busy, found.waited, time.monotonic())
+
+    def _load_residents(self, stored: Sequence[StoredTensor], own: Sequence[Tensor]) -> None:
+        if not stored:
+            return
+        stretch = _stretch(stored)
+        arena = Arena(stretch.size)
+        for start in range(0, stretch.size, PIECE):
+            end = min(start + PIECE, stretch.size)
+            self._file.read(arena.view[start:end], stretch.offset + start)
+        stretch.check(arena)
+        self._residents.append(arena)
+        _point(own, _views(stored, arena))
+
+    def _hook(
+        self, module: nn.Module, place: int, own: list[Tensor], stored: Sequence[StoredTensor]
+    ) -> None:
+        reader = self._reader
+        assert reader is not None
+        views = [_views(stored, slot) for slot in reader.slots]
+        _point(own, views[place % SLOTS])
+
+        def enter(_module: nn.Module, _args: Any) -> None:
+            _point(own, views[reader.enter(place)])
+
+        def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+            reader.leave()
+
+        self._hooks.append(module.register_forward_pre_hook(enter))
+        self._hooks.append(module.register_forward_hook(leave))
+
+
+def _stretch(stored: Sequence[StoredTensor]) -> Stretch:
+    first, last = stored[0], stored[-1]
+    unchecked = list(stored)
+
+    def check(arena: Arena) -> None:
+        """On the first read only: later ones are the same bytes from the same disk."""
+        while unchecked:
+            tensor = unchecked[-1]
+            start = tensor.offset - first.offset
+            if xxhash.xxh3_64_intdigest(arena.view[start : start + tensor.size]) != tensor.checksum:
+                raise WeightStoreDamaged(f"{tensor.name} does not have its checksum.")
+            unchecked.pop()
+
+    return Stretch(first.offset, last.offset + last.padded - first.offset, check)
+
+
+def _views(stored: Sequence[StoredTensor], arena: Arena) -> list[Tensor]:
+    """The tensors as they lie in an arena that was filled from the first one on."""
+    first = stored[0].offset
+    return [arena.tensor(s.offset - first, s.torch_dtype, s.shape) for s in stored]
+
+
+def _point(tensors: Sequence[Tensor], views: Sequence[Tensor]) -> None:
+    for tensor, view in zip(tensors, views, strict=True):
+        tensor.data = view
+
+
+def _adopt(module: nn.Module, stored: Sequence[StoredTensor]) -> list[Tensor]:
+    """Give the module real tensors, of no bytes yet, for what the store holds; in file order."""
+    tensors: list[Tensor] = []
+    for row in stored:
+        owner_name, _, name = row.name.rpartition(".")
+        owner = module.get_submodule(owner_name)
+        tensor: Tensor = torch.empty(0, dtype=row.torch_dtype)
+        if name in owner._parameters:
+            tensor = nn.Parameter(tensor, requires_grad=False)
+            owner._parameters[name] = tensor
+        else:
+            owner._buffers[name] = tensor
+        tensors.append(tensor)
+    return tensors

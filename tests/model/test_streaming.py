@@ -1,0 +1,241 @@
+"""Streamed models: the tokens of the whole model, and what happens when disk or file fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from stepwell.base.errors import (  # noqa: E402
+    ConfigError,
+    StepFailed,
+    UnsupportedArchitecture,
+    WeightsBudgetTooSmall,
+    WeightStoreError,
+)
+from stepwell.base.sampling import SamplingParams  # noqa: E402
+from stepwell.engine.llm import LLM  # noqa: E402
+from stepwell.model.streaming.files import ALIGNMENT, BlockFile  # noqa: E402
+
+LARGER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
+SAMPLING = SamplingParams(max_tokens=10, temperature=0.0, ignore_eos=True)
+PROMPTS = [[5, 6, 7, 8] * 5, [300, 4, 300], [9, 10, 11] * 20]
+BUDGET = "3MiB"
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stores of a test are its own. Compiled kernels stay where they are."""
+    kept = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(Path(kept) / "stepwell" / "numba"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def start():
+    """start(folder, budget) -> an engine that is closed at the end."""
+    started: list[LLM] = []
+
+    def make(folder: Path, budget: str, **settings: Any) -> LLM:
+        started.append(
+            LLM(str(folder), cache__pool="4MiB", model__weights_budget=budget, **settings)
+        )
+        return started[-1]
+
+    yield make
+    for llm in started:
+        llm.close()
+
+
+def tokens(llm: LLM) -> list[list[int]]:
+    return [choice.token_ids for choice in llm.generate(PROMPTS, SAMPLING)]
+
+
+def decision(llm: LLM, name: str) -> Any:
+    return next((d for d in llm.built.decisions if d.name == name), None)
+
+
+def store_of(cache_home: Path) -> Path:
+    (path,) = (cache_home / "stepwell" / "streamed").glob("*.weights")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("llama", {}),
+        ("llama", {"tie_word_embeddings": True, "vocab_size": 2000}),
+        ("qwen2", {"tie_word_embeddings": True}),
+        ("qwen3", {}),
+        ("gemma2", {"tie_word_embeddings": True}),
+        ("gemma3_text", {"layer_types": None, "tie_word_embeddings": True}),
+        ("mistral", {}),
+        ("phi3", {}),
+    ],
+)
+def test_the_tokens_of_the_whole_model(
+    checkpoint: Callable[..., Path], start, model_type: str, changes: dict[str, Any]
+) -> None:
+    folder = checkpoint(model_type, **(LARGER | changes))
+    whole, streamed = start(folder, "0"), start(folder, BUDGET)
+    assert whole.built.loaded.streamer is None
+    assert tokens(streamed) == tokens(whole)
+    assert streamed.built.info.weight_bytes <= 3 << 20
+    assert streamed.built.info.parameters == whole.built.info.parameters
+    stats = streamed.stats.streaming
+    assert stats is not None
+    assert stats.passes == streamed.stats.steps
+    assert stats.bytes_per_pass > 0
+
+
+def test_bfloat16(checkpoint: Callable[..., Path], start) -> None:
+    folder = checkpoint("llama", **LARGER)
+    whole = start(folder, "0", model__dtype="bfloat16")
+    streamed = start(folder, "2MiB", model__dtype="bfloat16")
+    assert tokens(streamed) == tokens(whole)
+
+
+@pytest.mark.parametrize("budget", ["2500KiB", "3MiB", "5MiB"])
+def test_any_budget(checkpoint: Callable[..., Path], start, budget: str) -> None:
+    folder = checkpoint("llama", **LARGER)
+    assert tokens(start(folder, budget)) == tokens(start(folder, "0"))
+
+
+def test_the_store_is_found_again(checkpoint: Callable[..., Path], start) -> None:
+    folder = checkpoint("llama", **LARGER)
+    first, second = start(folder, BUDGET), start(folder, BUDGET)
+    assert decision(first, "weights.store").value == "built"
+    assert decision(second, "weights.store") is None
+    assert tokens(first) == tokens(second)
+
+
+def test_what_fits_is_loaded_whole_and_said(
+    checkpoint: Callable[..., Path], start, cache_home: Path
+) -> None:
+    llm = start(checkpoint("llama", **LARGER), "1GiB")
+    assert llm.built.loaded.streamer is None
+    assert decision(llm, "weights.streaming").value == "off"
+    assert not (cache_home / "stepwell" / "streamed").exists()
+
+
+def test_too_small_a_budget_names_the_least(checkpoint: Callable[..., Path], start) -> None:
+    folder = checkpoint("llama", **LARGER)
+    with pytest.raises(WeightsBudgetTooSmall) as caught:
+        start(folder, "100KiB")
+    least = caught.value.hint.split()[3]
+    assert tokens(start(folder, least)) == tokens(start(folder, "0"))
+    with pytest.raises(WeightsBudgetTooSmall):
+        start(folder, str((int(least.removesuffix("MiB")) - 1) << 20))
+
+
+def test_refusals(checkpoint: Callable[..., Path], start) -> None:
+    folder = checkpoint("llama", **LARGER)
+    with pytest.raises(ConfigError, match="random weights"):
+        start(folder, BUDGET, model__random_weights=True)
+    with pytest.raises(ConfigError, match="size"):
+        start(folder, "-3")
+    with pytest.raises(UnsupportedArchitecture, match="renamed or merged"):
+        start(checkpoint("mixtral", **LARGER), BUDGET)
+
+
+@pytest.mark.parametrize("place", ["header", "middle", "embedding", "index", "truncated", "empty"])
+def test_a_damaged_store_is_built_again(
+    checkpoint: Callable[..., Path], start, cache_home: Path, place: str
+) -> None:
+    folder = checkpoint("llama", **LARGER)
+    first = start(folder, BUDGET)
+    expected, index = tokens(first), first.built.loaded.streamer
+    assert index is not None
+    path = store_of(cache_home)
+    size = path.stat().st_size
+    at = {"header": 3, "middle": size // 2, "index": size - ALIGNMENT, "embedding": 0}
+    if place == "embedding":
+        at["embedding"] = size - ALIGNMENT - 300_000
+    with path.open("r+b") as file:
+        if place in ("truncated", "empty"):
+            file.truncate(size // 2 if place == "truncated" else 0)
+        else:
+            file.seek(at[place])
+            byte = file.read(1)
+            file.seek(at[place])
+            file.write(bytes([byte[0] ^ 0x40]))
+    again = start(folder, BUDGET)
+    assert "damaged" in decision(again, "weights.store").because
+    assert tokens(again) == expected
+
+
+def test_no_space(checkpoint: Callable[..., Path], start, monkeypatch, cache_home: Path) -> None:
+    def full(*_args: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = checkpoint("llama", **LARGER)
+    monkeypatch.setattr("stepwell.model.streaming.store.os.pwrite", full)
+    with pytest.raises(WeightStoreError, match="No space left"):
+        start(folder, BUDGET)
+    monkeypatch.undo()
+    assert not list((cache_home / "stepwell" / "streamed").glob("*weights*"))
+
+
+def test_a_read_error_fails_its_requests_and_nothing_after(
+    checkpoint: Callable[..., Path], start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint("llama", **LARGER)
+    llm = start(folder, BUDGET)
+    expected = tokens(llm)
+    read = BlockFile.read
+
+    def fail(self: BlockFile, target: memoryview, offset: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(BlockFile, "read", fail)
+    failed = llm.generate(PROMPTS, SAMPLING)
+    assert all(isinstance(choice.error, StepFailed) for choice in failed)
+    assert "could not be read" in str(failed[0].error)
+    monkeypatch.setattr(BlockFile, "read", read)
+    assert tokens(llm) == expected
+
+
+def test_killed_while_building(checkpoint: Callable[..., Path], start, cache_home: Path) -> None:
+    """kill -9 at several moments of the build: no half store is used, none is left over."""
+    folder = checkpoint("llama", **LARGER)
+    streamed = cache_home / "stepwell" / "streamed"
+    for units in (1, 4):
+        _kill_after(folder, units, streamed)
+        assert not list(streamed.glob("*.weights"))
+        assert list(streamed.glob("*.partial-*"))
+    assert tokens(start(folder, BUDGET)) == tokens(start(folder, "0"))
+    assert not list(streamed.glob("*.partial-*"))
+
+
+def _kill_after(folder: Path, units: int, streamed: Path) -> None:
+    """Build in a child that stands still after so many units, and kill it there."""
+    code = (
+        "import sys, time\n"
+        "from stepwell.model.streaming import store\n"
+        "from stepwell.engine.llm import LLM\n"
+        "add = store.StoreWriter.add_unit\n"
+        "def slow(self, tensors):\n"
+        "    add(self, tensors)\n"
+        f"    if len(self._units) == {units}:\n"
+        "        print('here', flush=True); time.sleep(60)\n"
+        "store.StoreWriter.add_unit = slow\n"
+        f"LLM({str(folder)!r}, model__weights_budget={BUDGET!r})\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == b"here"
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
