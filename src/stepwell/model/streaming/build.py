@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from stepwell.base.errors import WeightStoreError
 from stepwell.base.units import format_bytes
 from stepwell.model.identity import Coverage, weights_manifest
 from stepwell.model.streaming.checkpoint import CheckpointTensors
+from stepwell.model.streaming.packing import Packing, pack_unit, tensors_of
 from stepwell.model.streaming.skeleton import Origin, Skeleton, Unit
 from stepwell.model.streaming.store import VERSION, StoreWriter
 
@@ -31,18 +32,32 @@ def store_path(identity: str) -> Path:
     return home / "stepwell" / "streamed" / f"{identity}.weights"
 
 
-def store_identity(folder: Path, *, dtype: torch.dtype) -> str:
+def store_identity(folder: Path, *, dtype: torch.dtype, packing: Packing) -> str:
     """Differs where the bytes of a store would. The weights files are known by their sampled
     contents and their times of change: reading all of them at each start would cost a pass."""
     times = [path.stat().st_mtime_ns for path in sorted(folder.glob("*.safetensors"))]
-    parts = [VERSION, str(dtype), weights_manifest(folder, Coverage.SAMPLED), times]
+    parts = [
+        VERSION,
+        str(dtype),
+        packing.identity,
+        weights_manifest(folder, Coverage.SAMPLED),
+        times,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def build_store(
-    path: Path, *, identity: str, folder: Path, skeleton: Skeleton, dtype: torch.dtype, say: Say
+    path: Path,
+    *,
+    identity: str,
+    folder: Path,
+    skeleton: Skeleton,
+    dtype: torch.dtype,
+    packing: Packing,
+    say: Say,
 ) -> None:
-    """Write the store of a checkpoint to `path`. Raises WeightStoreError where it cannot be
+    """Write the store of a checkpoint to `path`. The skeleton's units are packed by that, and hold
+    no bytes afterwards. Raises WeightStoreError where it cannot be
     written, UnsupportedArchitecture where the checkpoint has not the model's tensors."""
     checkpoint = CheckpointTensors(folder)
     checkpoint.check(skeleton)
@@ -51,7 +66,7 @@ def build_store(
         with _alone(path):
             _clear_partial(path)
             _check_space(path, skeleton)
-            _write(path, identity, checkpoint, skeleton, dtype, say)
+            _write(path, identity, checkpoint, skeleton, dtype, packing, say)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise WeightStoreError(
@@ -68,14 +83,20 @@ def _write(
     checkpoint: CheckpointTensors,
     skeleton: Skeleton,
     dtype: torch.dtype,
+    packing: Packing,
     say: Say,
 ) -> None:
     writer = StoreWriter(path, identity=identity)
     try:
         for number, unit in enumerate(skeleton.units):
             say(f"writing weights to stream: {number + 1} of {len(skeleton.units)}")
-            writer.add_unit(_tensors(unit, checkpoint, dtype))
+            _fill(unit, checkpoint, dtype)
             checkpoint.forget()
+            linears = pack_unit(unit.module, packing, unit=unit.name)
+            tensors = tensors_of(unit.module)
+            writer.add_unit(tensors, linears)
+            for _, tensor in tensors:
+                tensor.data = torch.empty(0, dtype=tensor.dtype)
         writer.add_embedding(checkpoint.read(Origin(skeleton.embedding_name), dtype))
         checkpoint.forget()
         writer.finish()
@@ -83,13 +104,11 @@ def _write(
         writer.abandon()
 
 
-def _tensors(
-    unit: Unit, checkpoint: CheckpointTensors, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
-    """Smallest first, so that a resident prefix can be fine."""
-    module = dict(unit.module.named_parameters())
-    for name in sorted(unit.origins, key=lambda name: module[name].numel()):
-        yield name, checkpoint.read(unit.origins[name], dtype)
+def _fill(unit: Unit, checkpoint: CheckpointTensors, dtype: torch.dtype) -> None:
+    for name, origin in unit.origins.items():
+        owner_name, _, own = name.rpartition(".")
+        parameter = nn.Parameter(checkpoint.read(origin, dtype), requires_grad=False)
+        unit.module.get_submodule(owner_name)._parameters[own] = parameter
 
 
 def _needed(skeleton: Skeleton) -> int:

@@ -26,6 +26,7 @@ from stepwell.model.streaming.build import Say, build_store, store_identity, sto
 from stepwell.model.streaming.checkpoint import CheckpointTensors
 from stepwell.model.streaming.embedding import EmbeddingRows
 from stepwell.model.streaming.files import BlockFile
+from stepwell.model.streaming.packing import Packing
 from stepwell.model.streaming.plan import SLOTS, choose_residents, least_bytes
 from stepwell.model.streaming.skeleton import Origin, Skeleton, make_skeleton
 from stepwell.model.streaming.store import StoreIndex, read_index
@@ -53,6 +54,7 @@ def load_within_budget(
     dtype: torch.dtype,
     device: torch.device,
     budget: int,
+    packing: Packing | None = None,
     say: Say,
 ) -> LoadedModel:
     """Load with at most `budget` bytes of weights in memory; a model that fits is loaded whole.
@@ -69,8 +71,9 @@ def load_within_budget(
         return replace(
             loaded, decisions=(Decision("weights.streaming", "off", why), *loaded.decisions)
         )
-    fixed = _load_rest(skeleton, folder, dtype)
-    opened = _open(skeleton, folder, dtype=dtype, budget=budget, fixed=fixed, say=say)
+    skeleton, opened = _open(
+        folder, hf_config, dtype=dtype, packing=packing or Packing(), budget=budget, say=say
+    )
     _read_generation_config(skeleton.model, folder)
     loaded = describe_model(skeleton.model, folder, hf_config, parameters=skeleton.parameters)
     opened.streamer.reset()
@@ -115,20 +118,28 @@ def _read_generation_config(model: Any, folder: Path) -> None:
 
 
 def _open(
-    skeleton: Skeleton, folder: Path, *, dtype: torch.dtype, budget: int, fixed: int, say: Say
-) -> _Opened:
-    """The store: built where it is missing, and built anew where it is damaged."""
-    identity = store_identity(folder, dtype=dtype)
+    folder: Path, hf_config: Any, *, dtype: torch.dtype, packing: Packing, budget: int, say: Say
+) -> tuple[Skeleton, _Opened]:
+    """The store under its model: built where it is missing, built anew where it is damaged."""
+    identity = store_identity(folder, dtype=dtype, packing=packing)
     path = store_path(identity)
     why = "" if path.is_file() else "there was none for these weights"
     for _attempt in range(2):
+        skeleton = make_skeleton(hf_config, dtype=dtype)
+        fixed = _load_rest(skeleton, folder, dtype)
         if why:
             build_store(
-                path, identity=identity, folder=folder, skeleton=skeleton, dtype=dtype, say=say
+                path,
+                identity=identity,
+                folder=folder,
+                skeleton=skeleton,
+                dtype=dtype,
+                packing=packing,
+                say=say,
             )
         try:
             say("reading weights")
-            return _start(skeleton, path, identity, budget=budget, fixed=fixed, built=why)
+            return skeleton, _start(skeleton, path, identity, budget=budget, fixed=fixed, built=why)
         except WeightStoreDamaged as error:
             logger.warning("building %s anew: %s", path.name, error.message)
             path.unlink(missing_ok=True)
@@ -190,6 +201,9 @@ def _decisions(skeleton: Skeleton, opened: _Opened, *, budget: int) -> tuple[Dec
         Decision("weights.budget", format_bytes(streamer.nbytes), split),
         Decision("weights.streaming", "disk", read, predicted=seconds),
     ]
+    formats = sorted({row.format for unit in opened.index.linears for row in unit})
+    packed = f"{sum(map(len, opened.index.linears))} packed, as they are in the store"
+    decisions.append(Decision("kernels.linear", " and ".join(formats) or "plain", packed))
     if opened.built:
         decisions.append(Decision("weights.store", "built", opened.built))
     return tuple(decisions)

@@ -30,9 +30,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A module that is read and computed as one. `origins`: by the tensor's name in the module."""
+    """A module that is read and computed as one. `name`: of the module in the model, for a slab of
+    the module that it is a part of. `origins`: by the tensor's name in the module."""
 
-    label: str
+    name: str
     module: nn.Module
     origins: dict[str, Origin]
 
@@ -52,10 +53,23 @@ class Skeleton:
     whole_bytes: int
 
 
-class SlabbedHead(nn.Module):
-    """The output head as several linear layers, one after the other: x -> [..., vocabulary]."""
+class Slab(nn.Module):
+    """Some rows of the output head: a linear layer in a module of its own, so that it can be
+    replaced."""
 
-    def __init__(self, slabs: Sequence[nn.Linear]) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., width] -> [..., rows]."""
+        return self.linear(x)
+
+
+class SlabbedHead(nn.Module):
+    """The output head as several slabs, one after the other: x -> [..., vocabulary]."""
+
+    def __init__(self, slabs: Sequence[nn.Module]) -> None:
         super().__init__()
         self.slabs = nn.ModuleList(slabs)
 
@@ -138,7 +152,7 @@ def _decoder_layers(model: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
 
 def _layer_unit(prefix: str, layer: nn.Module) -> Unit:
     origins = {name: Origin(f"{prefix}.{name}") for name, _ in layer.named_parameters()}
-    return Unit(label=prefix, module=layer, origins=origins)
+    return Unit(name=prefix, module=layer, origins=origins)
 
 
 def _slab_head(model: Any, names: dict[str, nn.Parameter], *, limit: int) -> list[Unit] | None:
@@ -146,22 +160,23 @@ def _slab_head(model: Any, names: dict[str, nn.Parameter], *, limit: int) -> lis
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return None
+    own = next(name for name, module in model.named_modules() if module is head)
     rows, width = head.weight.shape
     most = max(1, limit // (width * head.weight.element_size() * _SLAB_ROWS)) * _SLAB_ROWS
     units = []
     for start in range(0, rows, most):
         part = slice(start, min(start + most, rows))
-        slab = nn.Linear(
+        linear = nn.Linear(
             width, part.stop - part.start, bias=head.bias is not None, device="meta",
             dtype=head.weight.dtype,
         )  # fmt: skip
-        slab.requires_grad_(requires_grad=False)
+        linear.requires_grad_(requires_grad=False)
         origins = {
-            name: Origin(_name_of(names, parameter), part)
+            f"linear.{name}": Origin(_name_of(names, parameter), part)
             for name, parameter in head.named_parameters()
         }
-        units.append(Unit(label=f"head rows {part.start}", module=slab, origins=origins))
-    model.set_output_embeddings(SlabbedHead([unit.module for unit in units]))  # type: ignore[misc]
+        units.append(Unit(name=own, module=Slab(linear), origins=origins))
+    model.set_output_embeddings(SlabbedHead([unit.module for unit in units]))
     return units
 
 

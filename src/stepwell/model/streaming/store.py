@@ -26,6 +26,7 @@ from torch import Tensor
 
 from stepwell.base.errors import WeightStoreDamaged
 from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile, aligned
+from stepwell.model.streaming.packing import StoredLinear
 
 VERSION = 1
 _MAGIC = b"STEPWELLSTREAMED"
@@ -56,10 +57,12 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class StoreIndex:
-    """What is where. `units[i]`: the tensors of unit i in file order."""
+    """What is where. `units[i]`: the tensors of unit i in file order, `linears[i]` its packed
+    layers."""
 
     identity: str
     units: tuple[tuple[StoredTensor, ...], ...]
+    linears: tuple[tuple[StoredLinear, ...], ...]
     embedding: StoredTensor
 
     @property
@@ -80,11 +83,15 @@ class StoreWriter:
         self._fd = os.open(self._partial, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._end = ALIGNMENT
         self._units: list[tuple[StoredTensor, ...]] = []
+        self._linears: list[tuple[StoredLinear, ...]] = []
         self._embedding: StoredTensor | None = None
 
-    def add_unit(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """The next unit; its tensors are taken one at a time. Raises OSError."""
+    def add_unit(
+        self, tensors: Iterable[tuple[str, Tensor]], linears: Iterable[StoredLinear]
+    ) -> None:
+        """The next unit. Raises OSError."""
         self._units.append(tuple(self._add(name, tensor) for name, tensor in tensors))
+        self._linears.append(tuple(linears))
         self._flush()
 
     def add_embedding(self, weight: Tensor) -> None:
@@ -95,7 +102,9 @@ class StoreWriter:
     def finish(self) -> None:
         """Write index and header, and give the file its name. Raises OSError."""
         assert self._embedding is not None
-        index = StoreIndex(self._identity, tuple(self._units), self._embedding)
+        index = StoreIndex(
+            self._identity, tuple(self._units), tuple(self._linears), self._embedding
+        )
         text = json.dumps(asdict(index)).encode()
         os.pwrite(self._fd, text, self._end)
         os.ftruncate(self._fd, aligned(self._end + len(text)))
@@ -164,7 +173,8 @@ def _parse(file: BlockFile, identity: str) -> StoreIndex:
     if table["identity"] != identity:
         raise ValueError("it holds other weights")
     units = tuple(tuple(_tensor(row) for row in unit) for unit in table["units"])
-    return StoreIndex(identity, units, _tensor(table["embedding"]))
+    linears = tuple(tuple(StoredLinear(**row) for row in unit) for unit in table["linears"])
+    return StoreIndex(identity, units, linears, _tensor(table["embedding"]))
 
 
 def _tensor(row: dict[str, Any]) -> StoredTensor:

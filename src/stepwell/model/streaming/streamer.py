@@ -21,6 +21,7 @@ from stepwell.base.errors import WeightStoreDamaged
 from stepwell.base.request import StreamStats
 from stepwell.model.streaming.embedding import EmbeddingRows
 from stepwell.model.streaming.files import Arena, BlockFile
+from stepwell.model.streaming.packing import set_up_empty
 from stepwell.model.streaming.plan import SLOTS, Residency
 from stepwell.model.streaming.reader import PIECE, ReadAhead, Stretch
 from stepwell.model.streaming.skeleton import Unit
@@ -50,9 +51,10 @@ class Streamer:
         self.direct = file.direct
         self._residents: list[Arena] = []
         self._reader: ReadAhead | None = None
-        tensors = [
-            _adopt(unit.module, stored) for unit, stored in zip(units, index.units, strict=True)
-        ]
+        tensors = []
+        for unit, stored, linears in zip(units, index.units, index.linears, strict=True):
+            set_up_empty(unit.module, linears)
+            tensors.append(_adopt(unit.module, stored))
         for stored, own, kept in zip(index.units, tensors, residency.kept, strict=True):
             self._load_residents(stored[:kept], own[:kept])
         moving = [i for i, kept in enumerate(residency.kept) if kept < len(index.units[i])]
