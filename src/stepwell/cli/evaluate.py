@@ -1,4 +1,4 @@
-"""`stepwell evaluate quality`: what a codec does to a model's answers."""
+"""`stepwell evaluate`: what a codec, or weights in low bits, do to a model's answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from stepwell.base.errors import ConfigError
-from stepwell.cli import options
+from stepwell.cli import evaluate_precision, options
 from stepwell.cli.evaluate_table import show
 from stepwell.cli.output import phase_bar
 
@@ -22,10 +22,14 @@ Out = Annotated[Path | None, typer.Option(help="Write all figures to this JSON f
 
 @app.callback()
 def evaluate() -> None:
-    """Measure what compressing the KV cache does to a model's answers.
+    """Measure what compressing the KV cache, or the weights, does to a model's answers.
 
     Example: [bold]stepwell evaluate quality house --quick[/bold]
     """
+
+
+app.command()(evaluate_precision.precision)
+app.command()(evaluate_precision.sensitivity)
 
 
 @app.command()

@@ -86,11 +86,12 @@ def held_out_tokens(subject: Subject, texts: Sequence[Path], *, enough: int) -> 
             raise ConfigError(f"cannot read the text: {error}.", param="text") from None
     else:
         found = library_texts()[1]
-    return _tokens(subject, found, enough=enough)
+    return encode_texts(subject, found, enough=enough)
 
 
-def _tokens(subject: Subject, texts: Sequence[str], *, enough: int) -> list[int]:
-    """Some lines at a time: tokenizers warn of texts longer than the model takes."""
+def encode_texts(subject: Subject, texts: Sequence[str], *, enough: int) -> list[int]:
+    """Tokens of these texts until there are enough. Some lines at a time: tokenizers warn of texts
+    longer than the model takes."""
     found: list[int] = []
     for text in texts:
         lines = text.splitlines(keepends=True)
@@ -174,7 +175,9 @@ def _gather(
     subject: Subject, keys: RowLayout, values: RowLayout, training: Training, progress: OnProgress
 ) -> Gatherer:
     gathered = Gatherer.of(width=keys.width + values.width, sample=training.sample)
-    tokens = _tokens(subject, library_texts()[0][::2], enough=training.tokens)[: training.tokens]
+    tokens = encode_texts(subject, library_texts()[0][::2], enough=training.tokens)[
+        : training.tokens
+    ]
     step = training.length - len(subject.opening)
     for at in range(0, len(tokens), step):
         progress("calibration texts through the model", at, len(tokens))

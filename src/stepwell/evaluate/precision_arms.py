@@ -1,0 +1,176 @@
+"""The models that are compared: unquantized, and with weights in low bits.
+
+`SIMULATED` writes quantized and restored weights into the plain layers, so that everything but the
+weights (kernels, activations) stays as in the unquantized model. `ENGINE` loads the model as
+`stepwell serve --weights` does and so measures what is served, kernels and quantized activations
+included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stepwell.base.decisions import Decision
+from stepwell.base.errors import ConfigError, unknown_name
+from stepwell.evaluate.precision_units import Linear, linear_layers, share_of_bfloat16
+from stepwell.evaluate.quality_model import Subject
+from stepwell.kernels.linear.quantize import WeightFormat, dequantize, quantize
+from stepwell.model.attention import ATTENTION_NAME, register_attention
+from stepwell.model.load import describe_model, find_checkpoint, read_hf_config
+from stepwell.model.weight_recipe import Recipe, load_recipe
+
+LOW_BIT = tuple(format for format in WeightFormat if format is not WeightFormat.BFLOAT16)
+
+
+class How(enum.StrEnum):
+    """What an arm's figures were measured on."""
+
+    ENGINE = "engine"
+    SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One setting to compare with the unquantized model."""
+
+    weights: WeightFormat
+    how: How
+    recipe: Recipe | None = None
+
+    @property
+    def exceptions(self) -> Mapping[str, WeightFormat]:
+        """Layers in higher precision."""
+        return {} if self.recipe is None else self.recipe.exceptions
+
+
+def make_formats(names: Sequence[str]) -> tuple[WeightFormat, ...]:
+    """Those of `--weights`. Raises ConfigError for a name that is none, and for no name."""
+    for name in names:
+        if name not in list(LOW_BIT):
+            message, hint = unknown_name("weight format", name, LOW_BIT)
+            raise ConfigError(message, hint=hint, param="weights")
+    if not names:
+        raise ConfigError("no format.", hint=f"Known: {', '.join(LOW_BIT)}.", param="weights")
+    return tuple(WeightFormat(name) for name in dict.fromkeys(names))
+
+
+def make_arms(
+    model: str, formats: Sequence[WeightFormat], *, with_recipes: bool
+) -> tuple[Arm, ...]:
+    """One for each format, with what `stepwell evaluate sensitivity` left for the checkpoint."""
+    folder = find_checkpoint(model)
+    return tuple(
+        Arm(
+            weights=format,
+            how=How.SIMULATED,
+            recipe=load_recipe(folder, format) if with_recipes else None,
+        )
+        for format in formats
+    )
+
+
+def open_plain(model: str, *, device: str) -> Subject:
+    """A model whose linear layers are transformers' own, in bfloat16.
+
+    Raises ModelError, and ConfigError where something is missing or the checkpoint is quantized
+    already.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no CUDA device here.", hint="--device cpu", param="device")
+    folder = find_checkpoint(model)
+    hf_config = read_hf_config(folder)
+    if getattr(hf_config, "quantization_config", None) is not None:
+        raise ConfigError(
+            "the checkpoint is quantized already: there is nothing to compare it with.",
+            hint="Name the checkpoint that it was made from.",
+            param="model",
+        )
+    register_attention()
+    logging.disable_progress_bar()  # the caller shows progress
+    plain: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=hf_config,
+        dtype=torch.bfloat16,
+        attn_implementation=ATTENTION_NAME,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    plain = plain.to(device).eval().requires_grad_(requires_grad=False)
+    parameters = sum(parameter.numel() for parameter in plain.parameters())
+    loaded = describe_model(plain, folder, hf_config, parameters=parameters)
+    if loaded.tokenizer is None:
+        raise ConfigError("the model has no tokenizer.", hint="Add its files.", param="model")
+    return Subject(loaded, folder, list(loaded.tokenizer.encode("")))
+
+
+def restored_weight(weight: Tensor, format: WeightFormat) -> Tensor:
+    """The weight after quantizing and back, in its own dtype."""
+    return dequantize(quantize(weight, format=format)).to(weight.dtype)
+
+
+@contextlib.contextmanager
+def simulated(formats: Mapping[Linear, WeightFormat]) -> Iterator[None]:
+    """Within, these layers compute with restored weights. The originals come back afterwards, so
+    they stay in memory meanwhile; a weight shared with the embedding is changed in the head alone.
+    """
+    originals: list[tuple[nn.Linear, Tensor]] = []
+    try:
+        for linear, format in formats.items():
+            if format is WeightFormat.BFLOAT16 or not linear.takes(format):
+                continue
+            weight = linear.module.weight
+            originals.append((linear.module, weight))
+            changed = restored_weight(weight, format)
+            linear.module.weight = nn.Parameter(changed, requires_grad=False)
+        yield
+    finally:
+        for module, weight in originals:
+            module.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def formats_of(layers: Sequence[Linear], arm: Arm) -> dict[Linear, WeightFormat]:
+    """Each layer's format. ConfigError where an exception names no layer."""
+    unknown = arm.exceptions.keys() - {linear.name for linear in layers}
+    if unknown:
+        raise ConfigError(
+            f"the weight recipe names {min(unknown)}, which is no linear layer of the model.",
+            hint="Make it anew with `stepwell evaluate sensitivity`, or give --no-recipe.",
+            param="weights",
+        )
+    return {linear: arm.exceptions.get(linear.name, arm.weights) for linear in layers}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An arm that can run. `share`: bytes of linear layers and head over those in bfloat16."""
+
+    subject: Subject
+    share: float
+    decisions: tuple[Decision, ...]
+
+
+@contextlib.contextmanager
+def open_simulated(plain: Subject, arm: Arm) -> Iterator[Opened]:
+    """The unquantized model itself, with restored weights for as long as this is open."""
+    layers = linear_layers(plain.loaded.model)
+    with simulated(formats_of(layers, arm)):
+        share = share_of_bfloat16(layers, arm.weights, arm.exceptions)
+        decisions = () if arm.recipe is None else (arm.recipe.decision,)
+        yield Opened(plain, share, decisions)
+
+
+@contextlib.contextmanager
+def open_arm(plain: Subject, arm: Arm, *, model: str) -> Iterator[Opened]:
+    """The arm, ready to run, for as long as this is open."""
+    with open_simulated(plain, arm) as opened:
+        yield opened
