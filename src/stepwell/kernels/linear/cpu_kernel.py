@@ -15,11 +15,11 @@ from typing import Any
 from numba import njit
 
 from stepwell.kernels.linear.cpu_tiles import (
+    ADDED,
+    GATED,
     PANELS,
     PLAIN,
-    RESIDUAL,
     ROWS,
-    SWIGLU,
     add_products,
     finish_tile,
 )
@@ -30,7 +30,7 @@ from stepwell.kernels.native.memory import load_int64, stack_bytes, take
 (
     NEXT, ROW_COUNT, RUNS, RUN_LENGTH, PANEL_COUNT, X, X_STRIDE, WEIGHTS, PANEL_STRIDE, TABLES,
     SCALES, SCALE_STRIDE, ROW_SCALES, ROW_SCALE_STRIDE, GROUPS, GROUP_CHUNKS,
-    BIAS, OUT, OUT_STRIDE, ENDING, RESIDUAL_ROWS, FIELDS,
+    BIAS, OUT, OUT_STRIDE, ENDING, OTHER, FIELDS,
 ) = range(22)  # fmt: skip
 
 ROW_BLOCK = 480  # rows whose activations stay in a core's caches while panels pass
@@ -63,14 +63,14 @@ def _finish(args, sums, row, panel, rows):
     stride = load_int64(args, OUT_STRIDE)
     ending = load_int64(args, ENDING)
     bias = load_int64(args, BIAS) + 64 * panel
-    out = load_int64(args, OUT) + row * stride
-    if ending == SWIGLU:
-        finish_tile(sums, bias, out + 16 * panel, stride, 0, rows, SWIGLU)
-    elif ending == RESIDUAL:
-        residual = load_int64(args, RESIDUAL_ROWS) + row * stride + 32 * panel
-        finish_tile(sums, bias, out + 32 * panel, stride, residual, rows, RESIDUAL)
+    at = row * stride + 32 * panel
+    out, other = load_int64(args, OUT) + at, load_int64(args, OTHER) + at
+    if ending == ADDED:
+        finish_tile(sums, bias, out, stride, other, rows, ADDED)
+    elif ending == GATED:
+        finish_tile(sums, bias, out, stride, other, rows, GATED)
     else:
-        finish_tile(sums, bias, out + 32 * panel, stride, 0, rows, PLAIN)
+        finish_tile(sums, bias, out, stride, other, rows, PLAIN)
 
 
 @njit(inline="always", error_model="numpy")

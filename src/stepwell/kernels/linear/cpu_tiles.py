@@ -33,7 +33,7 @@ CHUNK_K = {BFLOAT16: 2, NIBBLES: 8, BYTES: 4, DOT_BYTES: 4}  # of K in one chunk
 _X_BYTES = {BFLOAT16: 4, NIBBLES: 16, BYTES: 8, DOT_BYTES: 4}  # of activations for one chunk
 
 # What a tile's sums become.
-PLAIN, RESIDUAL, SWIGLU = range(3)
+PLAIN, ADDED, GATED = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,34 +240,28 @@ def _sigmoid(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 @intrinsic(prefer_literal=True)
 def finish_tile(
-    _typing: Any, sums: Any, bias: Any, out: Any, out_stride: Any, residual: Any, rows: Any,
-    ending: Any,
-) -> Any:  # fmt: skip
-    """Write a tile's sums + bias as bfloat16: as they are (PLAIN), added to the residual's rows,
-    which have the same stride (RESIDUAL), or silu(even panel) * odd panel (SWIGLU)."""
+    _typing: Any, sums: Any, bias: Any, out: Any, stride: Any, other: Any, rows: Any, ending: Any
+) -> Any:
+    """Write a tile's sums + bias as bfloat16: as they are (PLAIN), added to the rows at `other`
+    (ADDED), or times silu of the rows at `other` (GATED). Rows lie `stride` bytes apart in both."""
     n, how = literal(rows), literal(ending)
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        sums, bias, out, out_stride, residual = args[:5]
-
-        def value(row: int, panel: int) -> ir.Value:
-            total = v.load(builder, v.offset(builder, sums, 64 * (row * PANELS + panel)))
-            return builder.fadd(total, v.load(builder, v.offset(builder, bias, 64 * panel)))
-
+        sums, bias, out, stride, other = args[:5]
         for row in range(n):
-            down = builder.mul(out_stride, _i64(row))
-            if how == SWIGLU:
-                for pair in range(PANELS // 2):
-                    gate, up = value(row, 2 * pair), value(row, 2 * pair + 1)
-                    result = builder.fmul(builder.fmul(gate, _sigmoid(builder, gate)), up)
-                    place = v.offset(builder, builder.add(out, down), 32 * pair)
-                    dot.store_bfloat16(builder, result, place)
-                continue
+            down = builder.mul(stride, _i64(row))
             for panel in range(PANELS):
-                result = value(row, panel)
-                if how == RESIDUAL:
-                    place = v.offset(builder, builder.add(residual, down), 32 * panel)
-                    result = builder.fadd(result, v.load(builder, place, kind=v.BFLOAT16))
+                result = v.load(builder, v.offset(builder, sums, 64 * (row * PANELS + panel)))
+                offsets = v.load(builder, v.offset(builder, bias, 64 * panel))
+                result = builder.fadd(result, offsets)
+                if how != PLAIN:
+                    place = v.offset(builder, builder.add(other, down), 32 * panel)
+                    value = v.load(builder, place, kind=v.BFLOAT16)
+                    if how == ADDED:
+                        result = builder.fadd(result, value)
+                    else:
+                        silu = builder.fmul(value, _sigmoid(builder, value))
+                        result = builder.fmul(result, dot.rounded(builder, silu))
                 place = v.offset(builder, builder.add(out, down), 32 * panel)
                 dot.store_bfloat16(builder, result, place)
         return _i64(0)

@@ -59,9 +59,14 @@ class PanelLinear(PackedLinear):
         """True."""
         return True
 
+    @property
+    def needs_rounded(self) -> bool:
+        """Whether many rows are met as int8."""
+        return self.format is WeightFormat.INT8
+
     def kind_for(self, rows: int) -> int:
         """The kernel for so many rows: one of those in cpu_tiles."""
-        if self.format is WeightFormat.INT8 and rows >= _DYNAMIC_ROWS:
+        if self.needs_rounded and rows >= _DYNAMIC_ROWS:
             return cpu_tiles.DOT_BYTES
         return _KINDS[self.format]
 
@@ -91,9 +96,10 @@ class PanelLinear(PackedLinear):
         *,
         rounded: activations.Rounded | None = None,
         ending: int = cpu_tiles.PLAIN,
-        residual: Tensor | None = None,
+        other: Tensor | None = None,
     ) -> np.ndarray:
-        """The kernel's record for these rows. Whoever runs it keeps all tensors alive."""
+        """The kernel's record for these rows; `ending` and `other` as in `cpu_tiles.finish_tile`,
+        `other` with the strides of `out`. Whoever runs it keeps all tensors alive."""
         record = np.zeros(compiled.FIELDS, dtype=np.int64)
         record[compiled.ROW_COUNT] = len(rows)
         record[compiled.RUNS], record[compiled.RUN_LENGTH] = _runs(len(rows), len(self.panels))
@@ -119,7 +125,7 @@ class PanelLinear(PackedLinear):
         record[compiled.OUT] = out.data_ptr()
         record[compiled.OUT_STRIDE] = 2 * out.stride(0)
         record[compiled.ENDING] = ending
-        record[compiled.RESIDUAL_ROWS] = 0 if residual is None else residual.data_ptr()
+        record[compiled.OTHER] = 0 if other is None else other.data_ptr()
         return record
 
 

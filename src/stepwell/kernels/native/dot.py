@@ -84,6 +84,11 @@ def store_bfloat16(builder: ir.IRBuilder, value: ir.Value, address: ir.Value) ->
     builder.store(builder.fptrunc(value, _HALF), v.pointer(builder, address, _HALF), align=2)
 
 
+def rounded(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """16 float32 lanes, rounded to bfloat16 and back."""
+    return builder.fpext(builder.fptrunc(value, _HALF), v.VECTOR)
+
+
 def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     """Ask for one cache line into the second-level cache, without waiting; never faults."""
     byte, flag = ir.IntType(8).as_pointer(), v.I32
