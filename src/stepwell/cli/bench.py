@@ -16,10 +16,12 @@ from stepwell.base.errors import ConfigError, unknown_name
 from stepwell.cli import options
 from stepwell.cli.bench_codec import codec
 from stepwell.cli.bench_hierarchy import hierarchy
+from stepwell.cli.bench_result import show_section, words
+from stepwell.cli.bench_speed import speed
 from stepwell.cli.output import moving_line, note, print_table
 
 if TYPE_CHECKING:
-    from stepwell.evaluate.options import BenchOptions, Section
+    from stepwell.evaluate.options import BenchOptions
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", no_args_is_help=True)
 
@@ -47,6 +49,7 @@ def bench() -> None:
 
 app.command()(hierarchy)
 app.command()(codec)
+app.command()(speed)
 
 
 @app.command()
@@ -136,7 +139,7 @@ def serve(  # one parameter an option
 
     sections: tuple[str, ...] = choices.QUICK_SECTIONS if quick else choices.DEFAULT_SECTIONS
     if only:
-        sections = _words(only)
+        sections = words(only)
     elif url:
         sections = ("load",)
     elif soak:
@@ -154,10 +157,10 @@ def serve(  # one parameter an option
         output=_range(output or ("16:128" if quick else "16:256"), "output"),
         seed=REFERENCE_SEED if seed is None else seed,
         batches=tuple(
-            _number(word, "batches") for word in _words(batches or ("32" if quick else "8,32"))
+            _number(word, "batches") for word in words(batches or ("32" if quick else "8,32"))
         ),
         static_reserve=static_reserve,
-        rivals=_words(rivals),
+        rivals=words(rivals),
         concurrency=concurrency,
         arrival=Arrival(arrival),
         rate=rate,
@@ -185,7 +188,7 @@ def _run(
 
     # So that contestants, and what they started, end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    show = (lambda section: None) if as_json else _show
+    show = (lambda section: None) if as_json else show_section
     with moving_line() as say:
         summary, document = run_serve_bench(chosen, on_section=show, say=say)
     if out is not None:
@@ -202,22 +205,11 @@ def _run(
     print(json.dumps(document if as_json else summary, ensure_ascii=False))
 
 
-def _show(section: Section) -> None:
-    print_table(section.title, section.columns, section.rows)
-    for line in section.notes:
-        print(line)
-    print(flush=True)
-
-
 def _explain(document: dict[str, Any]) -> None:
     print_table("What the figures mean", ("figure", "meaning"), _MEANINGS)
     decisions = document.get("loaded", {}).get("stepwell", {}).get("decisions", [])
     rows = [(d["name"], d["value"], d["because"]) for d in decisions]
     print_table("Automatic choices", ("choice", "value", "because"), rows)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _number(text: str, name: str) -> int:

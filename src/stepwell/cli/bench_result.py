@@ -6,9 +6,13 @@ from __future__ import annotations
 import enum
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepwell.base.errors import ConfigError, unknown_name
+from stepwell.cli.output import print_table
+
+if TYPE_CHECKING:
+    from stepwell.evaluate.options import Section
 
 Part = TypeVar("Part", bound=enum.Enum)
 
@@ -16,13 +20,26 @@ Part = TypeVar("Part", bound=enum.Enum)
 def chosen_parts(text: str, kind: type[Part]) -> tuple[Part, ...]:
     """Those of `--only`, comma-separated, in the order in which they are measured. ConfigError for
     a name that is none."""
-    names = [word.strip() for word in text.split(",") if word.strip()]
+    names = words(text)
     known = [part.value for part in kind]
     for name in names:
         if name not in known:
             message, hint = unknown_name("part", name, known)
             raise ConfigError(message, hint=hint, param="only")
     return tuple(part for part in kind if part.value in names)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Of a comma-separated option."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def show_section(section: Section) -> None:
+    """A finished part, as soon as it is."""
+    print_table(section.title, section.columns, section.rows)
+    for line in section.notes:
+        print(line)
+    print(flush=True)
 
 
 def write_document(document: dict[str, Any], out: Path | None) -> None:

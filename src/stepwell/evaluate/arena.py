@@ -49,7 +49,7 @@ class Arena:
     def __enter__(self) -> Arena:
         self.workdir = self.options.workdir.expanduser()
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self.folder = find_model(self.options, workdir=self.workdir, say=self.say)
+        self.folder = find_model(self.options.model, workdir=self.workdir, say=self.say)
         try:
             self._start_all()
         except BaseException:
@@ -149,18 +149,18 @@ class Arena:
         self.rivals.pop(name).__exit__(None, None, None)
 
 
-def find_model(options: BenchOptions, *, workdir: Path, say: OnProgress) -> Path:
+def find_model(model: str, *, workdir: Path, say: OnProgress) -> Path:
     """Folder of the model; a shape's checkpoint is made where it is missing."""
-    if options.model == "house":
+    if model == "house":
         return house_folder()
-    if is_shape(options.model):
+    if is_shape(model):
         say("looking for (else writing, once) the random weights of this shape")
-        return make_checkpoint(options.model, workdir=workdir, tokenizer=house_folder())
-    if (folder := Path(options.model).expanduser()).is_dir():
+        return make_checkpoint(model, workdir=workdir, tokenizer=house_folder())
+    if (folder := Path(model).expanduser()).is_dir():
         return folder
     from stepwell.model.load import find_checkpoint  # brings torch: only for names of the hub
 
-    return find_checkpoint(options.model)
+    return find_checkpoint(model)
 
 
 def check_sections(names: tuple[str, ...]) -> None:
