@@ -51,7 +51,7 @@ _INT8_END = 127
 _INT4_ENDS = (-8, 7)
 # Where the search puts the weight of largest magnitude. 7 is plain symmetric rounding.
 _INT4_TOPS = (6.4, 7.0, 7.4, 7.7, 8.0, 8.3, 8.6, 9.0, 9.5)
-_NF4_TOPS = (0.9, 1.0, 1.05, 1.1, 1.2, 1.3)
+_NF4_TOPS = (0.95, 1.0, 1.05, 1.1, 1.2)
 _SLAB = 1 << 18  # weights at a time: what the search makes of them stays in a core's cache
 _LEAST_GROUP = 16
 _SCALE_BYTES = 2
