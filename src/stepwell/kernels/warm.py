@@ -20,7 +20,7 @@ def warm_up(layers: Iterable[tuple[PagedLayer, int]], *, progress: Progress | No
     """
     variants: dict[tuple[object, ...], tuple[PagedLayer, int]] = {}
     for layer, q_heads in layers:
-        key = (layer.key.dtype, layer.key.device, layer.key_dim, layer.value_dim)
+        key = (layer.format, layer.dtype, layer.key.device, layer.key_dim, layer.value_dim)
         variants.setdefault((*key, layer.block_size, q_heads // layer.kv_heads), (layer, q_heads))
     for done, (layer, q_heads) in enumerate(variants.values()):
         if progress is not None:

@@ -26,7 +26,7 @@ _INFINITE = 0x7F800000
 _TWO_TO_120 = 2.0**120
 
 
-def _code(builder: ir.IRBuilder, scaled: ir.Value, form: Form) -> ir.Value:
+def code_of(builder: ir.IRBuilder, scaled: ir.Value, form: Form) -> ir.Value:
     """float32 lanes to 32-bit codes."""
     if form is not Form.FP8:
         return builder.fptosi(v.nearest(builder, scaled), v.INTEGERS)
@@ -99,7 +99,7 @@ def _code_place(builder: ir.IRBuilder, base: ir.Value, column: ir.Value, form: F
 
 
 @intrinsic(prefer_literal=True)
-def _scale_bits(_typing: Any, row: Any, dim: Any, kind: Any, form: Any) -> Any:
+def scale_bits(_typing: Any, row: Any, dim: Any, kind: Any, form: Any) -> Any:
     """The scale's 16 bits, or -1 where the row holds nan or an infinity."""
     stored, shape = literal(kind), Form(literal(form))
 
@@ -129,7 +129,7 @@ def _scale_bits(_typing: Any, row: Any, dim: Any, kind: Any, form: Any) -> Any:
     return types.int64(_A, _A, kind, form), generate
 
 
-def _scale_of(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+def scale_of(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
     """float32 from the bits of a bfloat16."""
     wide = builder.shl(builder.trunc(bits, v.I32), ir.Constant(v.I32, 16))
     return builder.bitcast(wide, v.F32)
@@ -145,10 +145,10 @@ def _narrow_row(
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         row, codes, dim, scale = args[:4]
         one = ir.Constant(v.F32, 1.0)
-        inverse = v.splat(builder, builder.fdiv(one, _scale_of(builder, scale)))
+        inverse = v.splat(builder, builder.fdiv(one, scale_of(builder, scale)))
         with _columns(builder, dim) as (column, _):
             value = v.load(builder, _place(builder, row, column, stored), kind=stored)
-            code = _code(builder, builder.fmul(value, inverse), shape)
+            code = code_of(builder, builder.fmul(value, inverse), shape)
             _store_codes(builder, code, _code_place(builder, codes, column, shape), shape)
         return ir.Constant(v.I64, 0)
 
@@ -164,7 +164,7 @@ def _widen_row(
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         codes, row, dim, scale, limit = args[:5]
-        factor = v.splat(builder, _scale_of(builder, scale))
+        factor = v.splat(builder, scale_of(builder, scale))
         most = v.splat(builder, builder.bitcast(builder.trunc(limit, v.I32), v.F32))
         least = builder.fneg(most)
         with _columns(builder, dim) as (column, _):
@@ -188,7 +188,7 @@ def narrow_kernel(kind: int, form: int) -> Any:
         row, dim = load_int64(args, ROWS), load_int64(args, DIM)
         codes = load_int64(args, CODES)
         for index in range(load_int64(args, COUNT)):
-            bits = _scale_bits(row, dim, kind, form)
+            bits = scale_bits(row, dim, kind, form)
             if bits < 0:
                 store_int64(args, FINITE, 0)
                 return

@@ -15,6 +15,7 @@ from torch import Tensor
 from stepwell.kernels import registry
 from stepwell.kernels.paged_attention.base import (
     AttentionSpec,
+    KVFormat,
     PagedAttention,
     PagedLayer,
     PrefillSpan,
@@ -24,6 +25,7 @@ from stepwell.kernels.paged_attention.merge import merge_partials
 
 __all__ = [
     "AttentionSpec",
+    "KVFormat",
     "PagedAttention",
     "PagedLayer",
     "PrefillSpan",
@@ -80,7 +82,8 @@ def version_for(layer: PagedLayer) -> PagedAttention:
     """The version that runs over this layer's pool; the choice is recorded."""
     key = (
         layer.key.device.type,
-        str(layer.key.dtype),
+        str(layer.dtype),
+        f"kv {layer.format}",
         f"block_size {layer.block_size}",
         f"dims {layer.key_dim}/{layer.value_dim}",
     )
@@ -107,7 +110,7 @@ def paged_attention_with_lse(
 
 def warm_up(layer: PagedLayer, *, q_heads: int) -> None:
     """Compile what this layer needs, by attending once with one token at position 0."""
-    query = layer.key.new_zeros(1, q_heads, layer.key_dim)
+    query = layer.key.new_zeros(1, q_heads, layer.key_dim, dtype=layer.dtype)
     batch = RaggedBatch.build(
         [1], [1], block_tables=[[0]], block_size=layer.block_size, device=layer.key.device
     )

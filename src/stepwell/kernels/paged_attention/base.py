@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +12,44 @@ import torch
 from torch import Tensor
 
 
+class KVFormat(enum.StrEnum):
+    """How a pool keeps K and V. The values are those of the setting `model.kv`."""
+
+    MODEL = "model"  # numbers of the model's dtype
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+@dataclass(frozen=True, slots=True)
+class LowBit:
+    """What a layer of a low-bit pool has beside its levels; the layout is in `low_bit`."""
+
+    format: KVFormat  # INT8 or INT4
+    dtype: torch.dtype  # what K and V were before: queries and outputs are of it
+    scales: Tensor  # bfloat16 [num_blocks, kv_heads, tiles, groups of K then of V, 16 tokens]
+
+
 @dataclass(frozen=True, slots=True)
 class PagedLayer:
     """One layer's view of the block pool. The engine owns the pool; kernels only borrow it.
 
-    The inner three dimensions are contiguous. The block stride is free, so that one block can hold
+    The inner dimensions are contiguous. The block stride is free, so that one block can hold
     all layers in one piece of memory (which is what makes a chunk one copy).
     """
 
-    key: Tensor  # [num_blocks, kv_heads, block_size, key_dim]
-    value: Tensor  # [num_blocks, kv_heads, block_size, value_dim]
+    key: Tensor  # [num_blocks, kv_heads, block_size, key_dim]; low-bit: uint8 levels
+    value: Tensor  # [num_blocks, kv_heads, block_size, value_dim]; low-bit: uint8 levels
+    low_bit: LowBit | None = None
+
+    @property
+    def format(self) -> KVFormat:
+        """How K and V are kept."""
+        return KVFormat.MODEL if self.low_bit is None else self.low_bit.format
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of K and V as the model gives them."""
+        return self.key.dtype if self.low_bit is None else self.low_bit.dtype
 
     @property
     def kv_heads(self) -> int:
@@ -29,15 +58,22 @@ class PagedLayer:
     @property
     def block_size(self) -> int:
         """Tokens in one block."""
-        return self.key.shape[2]
+        tile = 1 if self.low_bit is None else self.low_bit.scales.shape[4]
+        return self.key.shape[2] * tile
 
     @property
     def key_dim(self) -> int:
-        return self.key.shape[3]
+        return self._dim(self.key)
 
     @property
     def value_dim(self) -> int:
-        return self.value.shape[3]
+        return self._dim(self.value)
+
+    def _dim(self, side: Tensor) -> int:
+        if self.low_bit is None:
+            return side.shape[3]
+        levels = math.prod(side.shape[2:]) // self.block_size  # bytes of one head's token
+        return levels * (2 if self.low_bit.format is KVFormat.INT4 else 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,20 @@ from __future__ import annotations
 import struct
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepwell.kernels.native import team
+from stepwell.kernels.native import dot, team
 from stepwell.kernels.native.vector import BFLOAT16, FLOAT16, FLOAT32, LANES
 from stepwell.kernels.paged_attention import cpu_kernel as compiled
+from stepwell.kernels.paged_attention import cpu_record as fld
+from stepwell.kernels.paged_attention import low_bit_kernel
 from stepwell.kernels.paged_attention.base import AttentionSpec, PagedLayer, RaggedBatch
+from stepwell.kernels.paged_attention.low_bit import groups_of
 
 _STORED = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 _PART_TOKENS = 512  # a group's scores stay in the caches; long contexts occupy all threads
@@ -48,7 +52,7 @@ def refusal(layer: PagedLayer) -> str | None:
     """Why compiled code does not read this pool in place, or None where it does."""
     if layer.key.device.type != "cpu":
         return f"the pool is on {layer.key.device.type}"
-    if layer.key.dtype not in _STORED or layer.value.dtype != layer.key.dtype:
+    if layer.dtype not in _STORED or layer.value.dtype != layer.key.dtype:
         return f"the pool holds {layer.key.dtype} keys and {layer.value.dtype} values"
     sizes = {
         "block_size": layer.block_size,
@@ -57,11 +61,6 @@ def refusal(layer: PagedLayer) -> str | None:
     }
     odd = [f"{name} {size}" for name, size in sizes.items() if size % LANES]
     return f"{' and '.join(odd)} not a multiple of {LANES}" if odd else None
-
-
-def compile_for(dtype: torch.dtype, *, key_dim: int, value_dim: int, group: int) -> None:
-    """Compile (or load from the disk cache) what a pool of these sizes needs."""
-    compiled.compiled_kernel(_STORED[dtype], key_dim, value_dim, group)
 
 
 def attend(
@@ -73,10 +72,33 @@ def attend(
     with_lse: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """See `base.PagedAttention`; the log-sum-exp comes anyway. The pool must be a supported one."""
+    call = prepare(query, layer, batch, spec)
+    team.run(call.kernel, call.record, tasks=call.tasks)
+    return call.out.to(query.dtype), call.lse
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """One layer's call into compiled code. `record` is read and written while the kernel runs;
+    `_alive` keeps what its addresses point to. Runs once: counters are left as they end."""
+
+    kernel: Any
+    record: Tensor  # int64 [cpu_record.FIELDS]
+    tasks: int
+    out: Tensor  # [T, q_heads, value_dim] in the layer's dtype
+    lse: Tensor  # float32 [T, q_heads]
+    counters: int  # int64 zeros at FINISHED
+    _alive: tuple[Tensor, ...]
+
+
+def prepare(
+    query: Tensor, layer: PagedLayer, batch: RaggedBatch, spec: AttentionSpec
+) -> AttentionCall:
+    """The kernel for this layer and its argument record, with the step's plan and fresh scratch."""
     tokens, q_heads, _ = query.shape
     group = q_heads // layer.kv_heads
     plan = _plan_for(batch, layer.kv_heads, group)
-    rows = query.to(layer.key.dtype).contiguous()
+    rows = query.to(layer.dtype).contiguous()
     out = rows.new_empty(tokens, q_heads, layer.value_dim)
     lse = rows.new_empty(tokens, q_heads, dtype=torch.float32)
     sinks = None if spec.sinks is None else spec.sinks.float().contiguous()
@@ -84,44 +106,76 @@ def attend(
     partials = rows.new_empty(plan.partials * state, dtype=torch.float32)
     finished = rows.new_zeros(plan.counters, dtype=torch.int64)
     scratch = rows.new_empty(_scratch_bytes(plan, layer, group), dtype=torch.uint8)
-    size = layer.key.element_size()
     fields = {
-        compiled.TASKS: len(plan.tasks),
-        compiled.PLAN: plan.tasks.data_ptr(),
-        compiled.QUERY: rows.data_ptr(),
-        compiled.OUT: out.data_ptr(),
-        compiled.LSE: lse.data_ptr(),
-        compiled.KEY: layer.key.data_ptr(),
-        compiled.VALUE: layer.value.data_ptr(),
-        compiled.KEY_STRIDE: layer.key.stride(0) * size,
-        compiled.VALUE_STRIDE: layer.value.stride(0) * size,
-        compiled.TABLES: batch.block_tables.data_ptr(),
-        compiled.TABLE_STRIDE: batch.block_tables.stride(0),
-        compiled.KV_HEADS: layer.kv_heads,
-        compiled.BLOCK_SIZE: layer.block_size,
-        compiled.PART_TOKENS: plan.part_tokens,
-        compiled.WINDOW: _EVERYTHING if spec.window is None else spec.window,
-        compiled.SINKS: 0 if sinks is None else sinks.data_ptr(),
-        compiled.NUMBERS: _two_floats(spec.scale, spec.softcap or 0.0),
-        compiled.PARTIALS: partials.data_ptr(),
-        compiled.FINISHED: finished.data_ptr(),
-        compiled.TILE: plan.tile,
-        compiled.SCRATCH: scratch.data_ptr(),  # torch aligns to cache lines
+        fld.TASKS: len(plan.tasks),
+        fld.PLAN: plan.tasks.data_ptr(),
+        fld.TILE: plan.tile,
+        fld.SCRATCH: scratch.data_ptr(),  # torch aligns to cache lines
+        fld.QUERY: rows.data_ptr(),
+        fld.OUT: out.data_ptr(),
+        fld.LSE: lse.data_ptr(),
+        **pool_fields(layer),
+        fld.TABLES: batch.block_tables.data_ptr(),
+        fld.TABLE_STRIDE: batch.block_tables.stride(0),
+        fld.PART_TOKENS: plan.part_tokens,
+        fld.WINDOW: window_field(spec.window),
+        fld.SINKS: 0 if sinks is None else sinks.data_ptr(),
+        fld.NUMBERS: _two_floats(spec.scale, spec.softcap or 0.0),
+        fld.PARTIALS: partials.data_ptr(),
+        fld.FINISHED: finished.data_ptr(),
     }
-    record = torch.tensor([fields.get(i, 0) for i in range(compiled.FIELDS)], dtype=torch.int64)
-    kind = _STORED[layer.key.dtype]
-    kernel = compiled.compiled_kernel(kind, layer.key_dim, layer.value_dim, group)
-    team.run(kernel, record, tasks=len(plan.tasks))
-    return out.to(query.dtype), lse
+    record = torch.tensor([fields.get(i, 0) for i in range(fld.FIELDS)], dtype=torch.int64)
+    alive = (rows, partials, finished, scratch, plan.tasks, batch.block_tables)
+    return AttentionCall(
+        kernel=kernel_for(layer, group=group),
+        record=record,
+        tasks=len(plan.tasks),
+        out=out,
+        lse=lse,
+        counters=plan.counters,
+        _alive=alive if sinks is None else (*alive, sinks),
+    )
+
+
+def kernel_for(layer: PagedLayer, *, group: int) -> Any:
+    """The machine code for this layer and `group` query heads a kv head."""
+    kind = _STORED[layer.dtype]
+    if layer.low_bit is None:
+        return compiled.compiled_kernel(kind, layer.key_dim, layer.value_dim, group)
+    vnni = dot.missing_features() is None
+    dims = (layer.key_dim, layer.value_dim)
+    return low_bit_kernel.compiled_kernel(kind, layer.low_bit.format, *dims, group, vnni=vnni)
+
+
+def window_field(window: int | None) -> int:
+    """How the record says how many tokens are visible."""
+    return _EVERYTHING if window is None else window
+
+
+def pool_fields(layer: PagedLayer) -> dict[int, int]:
+    """What the record says about this layer's part of the pool; all else is the step's."""
+    size = layer.key.element_size()
+    return {
+        fld.KEY: layer.key.data_ptr(),
+        fld.VALUE: layer.value.data_ptr(),
+        fld.KEY_STRIDE: layer.key.stride(0) * size,
+        fld.VALUE_STRIDE: layer.value.stride(0) * size,
+        fld.KV_HEADS: layer.kv_heads,
+        fld.BLOCK_SIZE: layer.block_size,
+    }
 
 
 def _scratch_bytes(plan: _Plan, layer: PagedLayer, group: int) -> int:
-    """Scratch for as many threads as may come."""
-    rows = plan.tile * group
-    each: int = compiled.scratch_bytes.py_func(
-        rows, plan.part_tokens, layer.key_dim, layer.value_dim
-    )
-    return each * team.threads_for(len(plan.tasks))
+    """Scratch for as many threads as may come: in a program all do, whatever there is to do."""
+    rows, threads = plan.tile * group, torch.get_num_threads()
+    key_dim, value_dim = layer.key_dim, layer.value_dim
+    if layer.low_bit is None:
+        count = compiled.scratch_bytes.py_func
+        return int(count(rows, plan.part_tokens, key_dim, value_dim)) * threads
+    groups = [groups_of(layer.low_bit.format, dim) for dim in (key_dim, value_dim)]
+    query = low_bit_kernel.query_bytes(key_dim, groups[0])
+    count = low_bit_kernel.scratch_bytes.py_func
+    return int(count(rows, plan.part_tokens, query, value_dim, groups[1])) * threads
 
 
 def _two_floats(first: float, second: float) -> int:
@@ -163,19 +217,19 @@ def _decode_tasks(
     several = (parts > 1).astype(np.int64)
     kept = parts * several
     head = np.arange(kv_heads)
-    columns = np.zeros((len(sequence), kv_heads, compiled.COLUMNS), dtype=np.int64)
-    columns[..., compiled.SEQUENCE] = columns[..., compiled.FIRST_ROW] = sequence[:, None]
-    columns[..., compiled.HEAD] = head
-    columns[..., compiled.TOKENS] = 1
-    columns[..., compiled.POSITION] = contexts[sequence][:, None] - 1
-    columns[..., compiled.FIRST_PART] = part[:, None]
-    columns[..., compiled.LAST_PART] = part[:, None] + 1
-    columns[..., compiled.PARTS] = parts[sequence][:, None]
+    columns = np.zeros((len(sequence), kv_heads, fld.COLUMNS), dtype=np.int64)
+    columns[..., fld.SEQUENCE] = columns[..., fld.FIRST_ROW] = sequence[:, None]
+    columns[..., fld.HEAD] = head
+    columns[..., fld.TOKENS] = 1
+    columns[..., fld.POSITION] = contexts[sequence][:, None] - 1
+    columns[..., fld.FIRST_PART] = part[:, None]
+    columns[..., fld.LAST_PART] = part[:, None] + 1
+    columns[..., fld.PARTS] = parts[sequence][:, None]
     partial = (np.cumsum(kept) - kept)[sequence] * kv_heads
-    columns[..., compiled.FIRST_PARTIAL] = partial[:, None] + head * parts[sequence][:, None]
+    columns[..., fld.FIRST_PARTIAL] = partial[:, None] + head * parts[sequence][:, None]
     counter = (np.cumsum(several) - several)[sequence] * kv_heads
-    columns[..., compiled.COUNTER] = counter[:, None] + head
-    tasks = columns.reshape(-1, compiled.COLUMNS)
+    columns[..., fld.COUNTER] = counter[:, None] + head
+    tasks = columns.reshape(-1, fld.COLUMNS)
     return tasks, int(kept.sum()) * kv_heads, int(several.sum()) * kv_heads
 
 
@@ -186,16 +240,16 @@ def _prompt_tasks(
     tasks = []
     for span in batch.prefills:
         for first in reversed(range(0, span.query_length, tile)):
-            row = np.zeros((kv_heads, compiled.COLUMNS), dtype=np.int64)
+            row = np.zeros((kv_heads, fld.COLUMNS), dtype=np.int64)
             tokens = min(tile, span.query_length - first)
             position = span.context_len - span.query_length + first
-            row[:, compiled.SEQUENCE] = span.sequence
-            row[:, compiled.HEAD] = np.arange(kv_heads)
-            row[:, compiled.FIRST_ROW] = span.query_start + first
-            row[:, compiled.TOKENS] = tokens
-            row[:, compiled.POSITION] = position
-            row[:, compiled.LAST_PART] = -(-(position + tokens) // part_tokens)
-            row[:, compiled.PARTS] = 1
+            row[:, fld.SEQUENCE] = span.sequence
+            row[:, fld.HEAD] = np.arange(kv_heads)
+            row[:, fld.FIRST_ROW] = span.query_start + first
+            row[:, fld.TOKENS] = tokens
+            row[:, fld.POSITION] = position
+            row[:, fld.LAST_PART] = -(-(position + tokens) // part_tokens)
+            row[:, fld.PARTS] = 1
             tasks.append(row)
-    empty = np.zeros((0, compiled.COLUMNS), dtype=np.int64)
+    empty = np.zeros((0, fld.COLUMNS), dtype=np.int64)
     return np.concatenate([empty, *tasks])

@@ -13,60 +13,56 @@ arguments, hence the long positional lists.
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any
 
-import numpy as np
 from numba import njit
 
 from stepwell.kernels.native.compiled import compile_kernel
 from stepwell.kernels.native.memory import (
     CACHE_LINE,
-    copy_bytes,
-    load_float32,
     load_int32,
     load_int64,
     prefetch,
-    store_float32,
     take,
 )
 from stepwell.kernels.native.vector import ELEMENT_BYTES, LANES
-from stepwell.kernels.paged_attention.cpu_tiles import (
-    add_weighted,
-    dot_tile,
-    exp_and_sum,
-    exp_one,
-    narrow,
-    scale_and_max,
-    soften,
-    widen,
-)
-
-# Fields of the int64 record whose address the kernel gets.
-NEXT, TASKS, PLAN, QUERY, OUT, LSE, KEY, VALUE = range(8)
-KEY_STRIDE, VALUE_STRIDE, TABLES, TABLE_STRIDE, CONTEXTS, KV_HEADS = range(8, 14)
-(
+from stepwell.kernels.paged_attention.cpu_record import (
     BLOCK_SIZE,
+    COLUMNS,
+    FIRST_PART,
+    FIRST_ROW,
+    HEAD,
+    KEY,
+    KEY_STRIDE,
+    KV_HEADS,
+    LAST_PART,
+    NEXT,
     PART_TOKENS,
-    WINDOW,
-    SINKS,
-    NUMBERS,
-    PARTIALS,
-    FINISHED,
-    TILE,
-    WORKERS,
+    PARTS,
+    PLAN,
+    POSITION,
+    QUERY,
     SCRATCH,
-    FIELDS,
-) = range(14, 25)
-
-# Columns of a row of the plan: int32 numbers about one task.
-SEQUENCE, HEAD, FIRST_ROW, TOKENS, POSITION, FIRST_PART, LAST_PART = range(7)
-PARTS, FIRST_PARTIAL, COUNTER, COLUMNS = range(7, 11)
-
-_NOTHING = np.float32(-np.inf)
-_ONE = np.float32(1.0)
-_ZERO = np.float32(0.0)
+    SEQUENCE,
+    TABLE_STRIDE,
+    TABLES,
+    TASKS,
+    TILE,
+    TOKENS,
+    VALUE,
+    VALUE_STRIDE,
+    WINDOW,
+    WORKERS,
+)
+from stepwell.kernels.paged_attention.cpu_states import (
+    absorb,
+    clear,
+    collect,
+    finish,
+    softmax_rows,
+)
+from stepwell.kernels.paged_attention.cpu_tiles import add_weighted, dot_tile, widen
 
 # Tokens that loads are asked for ahead of their use: blocks lie far apart in the pool, so no
 # hardware prefetcher sees the next one coming.
@@ -123,20 +119,6 @@ def _score(args, table, head, low, high, tokens, query, wide, scores, group, dim
 
 
 @njit(inline="always", error_model="numpy")
-def _softmax(args, low, high, row, best, total):
-    """One row's scores become exp(score - best); writes its best score and their total."""
-    first = low % load_int64(args, PART_TOKENS)
-    last = first + high - low
-    cap = load_float32(args, 2 * NUMBERS + 1)
-    highest = scale_and_max(row, first, last, load_float32(args, 2 * NUMBERS))
-    if cap > _ZERO:
-        soften(row, first, last, cap)
-        highest = scale_and_max(row, first, last, _ONE)
-    store_float32(best, 0, highest)
-    store_float32(total, 0, exp_and_sum(row, first, last, highest))
-
-
-@njit(inline="always", error_model="numpy")
 def _weigh(
     args, table, head, first, low, high, tokens, scores, states, group, dim, kind, row_bytes
 ):
@@ -164,69 +146,6 @@ def _weigh(
 
 
 @njit(inline="always", error_model="numpy")
-def _clear(state, group, dim):
-    """No key seen yet: best -inf, totals and sums 0."""
-    for g in range(group):
-        store_float32(state, g, _NOTHING)
-    for i in range(group, group * (dim + 2)):
-        store_float32(state, i, _ZERO)
-
-
-@njit(inline="always", error_model="numpy")
-def _softmax_rows(args, first, low, high, tokens, scores, states, group, dim):
-    """The softmax of each token's rows over the keys that it sees; begins the part's states."""
-    part_tokens = load_int64(args, PART_TOKENS)
-    for t in range(tokens):
-        state = states + 4 * t * group * (dim + 2)
-        _clear(state, group, dim)
-        start = max(low, first + t + 1 - load_int64(args, WINDOW))
-        stop = min(high, first + t + 1)
-        if start < stop:
-            for g in range(group):
-                row = scores + 4 * (t * group + g) * part_tokens
-                _softmax(args, start, stop, row, state + 4 * g, state + 4 * (group + g))
-
-
-@njit(inline="always", error_model="numpy")
-def _absorb(state, other, group, dim):
-    """Merge the state of further keys into `state`: sums weighted by e**(best - common best)."""
-    for g in range(group):
-        mine, theirs = load_float32(state, g), load_float32(other, g)
-        if theirs > _NOTHING:
-            top = max(mine, theirs)
-            keep = exp_one(mine - top) if mine > _NOTHING else _ZERO
-            gain = exp_one(theirs - top)
-            store_float32(state, g, top)
-            total = keep * load_float32(state, group + g) + gain * load_float32(other, group + g)
-            store_float32(state, group + g, total)
-            for i in range(2 * group + g * dim, 2 * group + (g + 1) * dim):
-                sums = keep * load_float32(state, i) + gain * load_float32(other, i)
-                store_float32(state, i, sums)
-
-
-@njit(inline="always", error_model="numpy")
-def _finish(args, token, head, state, group, dim, kind, row_bytes):
-    """Write a token's rows of a group: sums / (total + e**sink), and their log-sum-exp."""
-    sinks = load_int64(args, SINKS)
-    first = (token * load_int64(args, KV_HEADS) + head) * group
-    for g in range(group):
-        highest = load_float32(state, g)
-        weight = load_float32(state, group + g)
-        factor = _ONE
-        if sinks != 0:
-            sink = load_float32(sinks, head * group + g)
-            top = max(highest, sink)
-            factor = exp_one(highest - top) if highest > _NOTHING else _ZERO
-            weight = weight * factor + exp_one(sink - top)
-            highest = top
-        inverse = factor / weight if weight > _ZERO else _ZERO
-        sums = state + 4 * (2 * group + g * dim)
-        narrow(sums, inverse, load_int64(args, OUT) + (first + g) * row_bytes, dim, kind)
-        lse = highest + math.log(weight) if weight > _ZERO else _NOTHING
-        store_float32(load_int64(args, LSE), first + g, lse)
-
-
-@njit(inline="always", error_model="numpy")
 def _begin(
     args, first_row, head, tokens, query, states, group, key_dim, value_dim, kind, row_bytes
 ):
@@ -235,33 +154,12 @@ def _begin(
         row = ((first_row + t) * load_int64(args, KV_HEADS) + head) * group
         rows = load_int64(args, QUERY) + row * row_bytes
         widen(rows, query + 4 * t * group * key_dim, group, key_dim, kind)
-        _clear(states + 4 * t * group * (value_dim + 2), group, value_dim)
-
-
-@njit(inline="always", error_model="numpy")
-def _collect(args, plan, state, group, dim):
-    """Leave the state of one of a token's parts; true, with all merged into it, if the last one.
-
-    Whoever completes the last part merges them, first to last.
-    """
-    size = 4 * group * (dim + 2)
-    partials = load_int64(args, PARTIALS) + size * load_int32(plan, FIRST_PARTIAL)
-    copy_bytes(partials + size * load_int32(plan, FIRST_PART), state, size)
-    parts = load_int32(plan, PARTS)
-    last = take(load_int64(args, FINISHED), load_int32(plan, COUNTER)) == parts - 1
-    if last:
-        _clear(state, group, dim)
-        for part in range(parts):
-            _absorb(state, partials + size * part, group, dim)
-    return last
+        clear(states + 4 * t * group * (value_dim + 2), group, value_dim)
 
 
 @cache
 def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
-    """The machine code for these sizes; from the disk cache where an earlier process left it.
-
-    A token's state is float32: best score [group], total weight [group], sums [group, value_dim].
-    """
+    """The machine code for these sizes; from the disk cache where an earlier process left it."""
     key_bytes = key_dim * ELEMENT_BYTES[kind]
     value_bytes = value_dim * ELEMENT_BYTES[kind]
 
@@ -296,7 +194,7 @@ def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
                         args, table, head, low, high, tokens,
                         query, wide, scores, group, key_dim, kind, key_bytes,
                     )  # fmt: skip
-                    _softmax_rows(
+                    softmax_rows(
                         args, position, low, high, tokens, scores, part_states, group, value_dim
                     )
                     _weigh(
@@ -305,12 +203,12 @@ def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
                     )  # fmt: skip
                     for t in range(tokens):
                         at = 4 * t * state_size
-                        _absorb(states + at, part_states + at, group, value_dim)
+                        absorb(states + at, part_states + at, group, value_dim)
 
-            if load_int32(plan, PARTS) > 1 and not _collect(args, plan, states, group, value_dim):
+            if load_int32(plan, PARTS) > 1 and not collect(args, plan, states, group, value_dim):
                 continue
             for t in range(tokens):
                 state = states + 4 * t * state_size
-                _finish(args, first_row + t, head, state, group, value_dim, kind, value_bytes)
+                finish(args, first_row + t, head, state, group, value_dim, kind, value_bytes)
 
     return compile_kernel(kernel)

@@ -77,14 +77,14 @@ def dot_tile(_typing: Any, query: Any, keys: Any, out: Any, dim: Any) -> Any:
     return types.int64(_ADDRESS, _ADDRESS, _ADDRESS, dim), generate
 
 
-def _columns(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Any:
+def columns_of(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value) -> Any:
     """Loop over the 16-column groups that touch [start, stop): yields (column, loop)."""
     first = builder.and_(start, ir.Constant(v.I64, -v.LANES))
     step = ir.Constant(v.I64, v.LANES)
     return cgutils.for_range_slice(builder, first, stop, step, inc=True)
 
 
-def _inside(builder: ir.IRBuilder, column: ir.Value, start: ir.Value, stop: ir.Value) -> ir.Value:
+def inside(builder: ir.IRBuilder, column: ir.Value, start: ir.Value, stop: ir.Value) -> ir.Value:
     """Which lanes of the group at `column` lie in [start, stop)."""
     lanes = ir.Constant(v.INTEGERS, list(range(v.LANES)))
     index = builder.add(lanes, v.splat(builder, builder.trunc(column, v.I32)))
@@ -93,7 +93,7 @@ def _inside(builder: ir.IRBuilder, column: ir.Value, start: ir.Value, stop: ir.V
     return builder.and_(low, high)
 
 
-def _cell(builder: ir.IRBuilder, row: ir.Value, column: ir.Value) -> ir.Value:
+def cell_at(builder: ir.IRBuilder, row: ir.Value, column: ir.Value) -> ir.Value:
     return builder.add(row, builder.mul(column, ir.Constant(v.I64, 4)))
 
 
@@ -105,11 +105,11 @@ def scale_and_max(_typing: Any, row: Any, start: Any, stop: Any, scale: Any) -> 
         address, start, stop, factor = args
         best = cgutils.alloca_once_value(builder, v.constant(float("-inf")))
         scale_all = v.splat(builder, factor)
-        with _columns(builder, start, stop) as (column, _):
-            place = _cell(builder, address, column)
+        with columns_of(builder, start, stop) as (column, _):
+            place = cell_at(builder, address, column)
             scores = builder.fmul(v.load(builder, place), scale_all)
             v.store(builder, scores, place)
-            seen = _inside(builder, column, start, stop)
+            seen = inside(builder, column, start, stop)
             scores = builder.select(seen, scores, v.constant(float("-inf")))
             builder.store(v.largest(builder, scores, builder.load(best)), best)
         return v.highest_of(builder, builder.load(best))
@@ -125,8 +125,8 @@ def soften(_typing: Any, row: Any, start: Any, stop: Any, cap: Any) -> Any:
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         address, start, stop, limit = args
         cap_all, one = v.splat(builder, limit), v.constant(1.0)
-        with _columns(builder, start, stop) as (column, _):
-            place = _cell(builder, address, column)
+        with columns_of(builder, start, stop) as (column, _):
+            place = cell_at(builder, address, column)
             inner = builder.fdiv(v.load(builder, place), cap_all)
             power = v.exp(builder, builder.fadd(inner, inner))
             fraction = builder.fdiv(v.constant(2.0), builder.fadd(power, one))
@@ -144,10 +144,10 @@ def exp_and_sum(_typing: Any, row: Any, start: Any, stop: Any, shift: Any) -> An
         address, start, stop, shift = args
         total = cgutils.alloca_once_value(builder, v.constant(0.0))
         shift_all = v.splat(builder, shift)
-        with _columns(builder, start, stop) as (column, _):
-            place = _cell(builder, address, column)
+        with columns_of(builder, start, stop) as (column, _):
+            place = cell_at(builder, address, column)
             power = v.exp(builder, builder.fsub(v.load(builder, place), shift_all))
-            seen = _inside(builder, column, start, stop)
+            seen = inside(builder, column, start, stop)
             power = builder.select(seen, power, v.constant(0.0))
             v.store(builder, power, place)
             builder.store(builder.fadd(builder.load(total), power), total)

@@ -21,6 +21,7 @@ from stepwell.kernels.paged_attention.base import (
     blocks_for,
     visible_from,
 )
+from stepwell.kernels.paged_attention.low_bit import pages
 
 _SCORE_BYTES = 64 << 20  # the largest score matrix made at once
 
@@ -71,11 +72,12 @@ def _visible(
     table = batch.block_tables[span.sequence, begin:end]
     tokens = span.context_len - first
 
-    def gather(pool: Tensor) -> Tensor:
+    def joined(blocks: Tensor) -> Tensor:
         # The slots past the context may hold anything, so they are cut off before any arithmetic.
-        return pool.index_select(0, table).transpose(0, 1).flatten(1, 2)[:, :tokens]
+        return blocks.transpose(0, 1).flatten(1, 2)[:, :tokens]
 
-    return gather(layer.key), gather(layer.value)
+    key, value = pages(layer, table)
+    return joined(key), joined(value)
 
 
 def _hidden(

@@ -11,6 +11,7 @@ from stepwell.kernels.paged_attention.base import (
     RaggedBatch,
     blocks_for,
 )
+from stepwell.kernels.paged_attention.low_bit import pages
 
 
 def attend(
@@ -29,15 +30,14 @@ def attend(
     for index, context in enumerate(batch.context_lens.tolist()):
         rows = slice(starts[index], starts[index + 1])
         table = batch.block_tables[index, : blocks_for(context, batch.block_size)].long()
-        key = _tokens(layer.key, table)[:context]
-        value = _tokens(layer.value, table)[:context]
+        key, value = (_tokens(side)[:context] for side in pages(layer, table))
         out[rows], lse[rows] = _attend(query[rows].float(), key, value, spec=spec)
     return out, lse
 
 
-def _tokens(pool: Tensor, table: Tensor) -> Tensor:
-    """The sequence's rows in order: [len(table) * block_size, kv_heads, dim], float32."""
-    return pool[table].transpose(1, 2).flatten(0, 1).float()
+def _tokens(blocks: Tensor) -> Tensor:
+    """The sequence's rows in order: [n * block_size, kv_heads, dim], float32."""
+    return blocks.transpose(1, 2).flatten(0, 1).float()
 
 
 def _attend(

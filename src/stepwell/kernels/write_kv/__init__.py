@@ -53,7 +53,7 @@ _VERSIONS = (
 def version_for(layer: PagedLayer) -> WriteKV:
     """The version that writes to this layer's pool; the choice is recorded."""
     version: WriteKV = registry.choose(
-        "write_kv", _VERSIONS, subject=layer, key=layer.key.device.type
+        "write_kv", _VERSIONS, subject=layer, key=(layer.key.device.type, f"kv {layer.format}")
     )
     return version
 
@@ -68,5 +68,8 @@ def warm_up(layer: PagedLayer) -> None:
     batch = RaggedBatch.build(
         [], [], block_tables=[], block_size=layer.block_size, device=layer.key.device
     )
-    nothing = layer.key.new_empty(0, layer.kv_heads, layer.key_dim)
-    write_kv(nothing, layer.value.new_empty(0, layer.kv_heads, layer.value_dim), layer, batch)
+    key, value = (
+        layer.key.new_empty(0, layer.kv_heads, dim, dtype=layer.dtype)
+        for dim in (layer.key_dim, layer.value_dim)
+    )
+    write_kv(key, value, layer, batch)
