@@ -90,6 +90,9 @@ class LocalEngine:
 def local_engine(config: Config) -> Iterator[LocalEngine]:
     """A loaded, started engine that is stopped at the end."""
     from stepwell.cli.output import note
+    from stepwell.model.quick_imports import import_transformers
+
+    import_transformers()
     from stepwell.engine.loop import build_engine_loop
 
     local = LocalEngine(build_engine_loop(config, progress=note))

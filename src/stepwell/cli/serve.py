@@ -122,6 +122,9 @@ def _serve(
         from stepwell.server.recorder import Recorder
 
         recorder = Recorder(record, block_tokens=config.cache.block_size)
+    from stepwell.model.quick_imports import import_transformers
+
+    import_transformers()
     from stepwell.engine.loop import build_engine_loop
 
     engine = build_engine_loop(config, progress=note)

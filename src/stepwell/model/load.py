@@ -27,6 +27,7 @@ from stepwell.model.attention import (
     probe_layers,
     register_attention,
 )
+from stepwell.model.plain_checkpoint import load_plain
 from stepwell.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -210,6 +211,9 @@ def _build(config: ModelConfig, folder: Path, hf_config: Any, *, dtype: torch.dt
             f"{folder} has no safetensors weights; pickled ones are never loaded.",
             hint="Convert them with transformers' save_pretrained.",
         )
+    plain = load_plain(folder, hf_config, dtype=dtype)
+    if plain is not None:
+        return plain
     return AutoModelForCausalLM.from_pretrained(
         folder,
         config=hf_config,
