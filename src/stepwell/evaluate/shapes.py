@@ -36,7 +36,30 @@ SHAPES: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
         "use_cache": True,
         "use_sliding_window": False,
-    }
+    },
+    # 1.89e9 parameters, 3.8 GB: large beside the memory that streaming is allowed in its bench.
+    "llama-1.9b-shape": {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 2048,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "vocab_size": 32000,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "dtype": "bfloat16",
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 6,
+        "pad_token_id": 0,
+        "use_cache": True,
+    },
 }
 ALIASES = {"qwen": "qwen2.5-0.5b-shape"}
 

@@ -36,3 +36,10 @@ def keep_freed_memory() -> Decision:
     if not all(mallopt(parameter, value) for parameter, value in settings):
         return Decision(name, "system's", "glibc refused the settings")
     return Decision(name, "kept", "freed buffers are reused by the next step, not refetched")
+
+
+def give_back_freed_memory() -> None:
+    """Return what is free to the system, also where `keep_freed_memory` has been called: for work
+    that is done once, such as packing weights, whose buffers no step will use again."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

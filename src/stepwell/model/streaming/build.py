@@ -16,9 +16,10 @@ from torch import nn
 
 from stepwell.base.errors import WeightStoreError
 from stepwell.base.units import format_bytes
+from stepwell.hardware.malloc import give_back_freed_memory
 from stepwell.model.identity import Coverage, weights_manifest
 from stepwell.model.streaming.checkpoint import CheckpointTensors
-from stepwell.model.streaming.packing import Packing, pack_unit, tensors_of
+from stepwell.model.streaming.packing import Packing, empty, pack_unit, tensors_of
 from stepwell.model.streaming.skeleton import Origin, Skeleton, Unit
 from stepwell.model.streaming.store import VERSION, StoreWriter
 
@@ -93,10 +94,9 @@ def _write(
             _fill(unit, checkpoint, dtype)
             checkpoint.forget()
             linears = pack_unit(unit.module, packing, unit=unit.name)
-            tensors = tensors_of(unit.module)
-            writer.add_unit(tensors, linears)
-            for _, tensor in tensors:
-                tensor.data = torch.empty(0, dtype=tensor.dtype)
+            writer.add_unit(tensors_of(unit.module), linears)
+            empty(unit.module, linears)
+            give_back_freed_memory()
         writer.add_embedding(checkpoint.read(Origin(skeleton.embedding_name), dtype))
         checkpoint.forget()
         writer.finish()

@@ -30,7 +30,8 @@ class Arena:
 
     def __init__(self, size: int) -> None:
         self.size = aligned(size)
-        self._map = mmap.mmap(-1, max(self.size, ALIGNMENT))
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory gets no huge pages
+        self._map = mmap.mmap(-1, max(self.size, ALIGNMENT), flags=private)
         self.view = memoryview(self._map)
         self.bytes: Tensor = torch.frombuffer(self._map, dtype=torch.uint8)
         advise_huge_pages(self.bytes)

@@ -80,6 +80,13 @@ def tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
     return sorted((item for item in found if item[1].numel()), key=lambda item: item[1].nbytes)
 
 
+def empty(module: nn.Module, linears: Iterable[StoredLinear]) -> None:
+    """Let go of the bytes of a packed unit."""
+    set_up_empty(module, linears)
+    for parameter in module.parameters():
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
+
+
 def set_up_empty(module: nn.Module, linears: Iterable[StoredLinear]) -> None:
     """Put packed layers without bytes in the places of the linear ones."""
     for row in linears:
