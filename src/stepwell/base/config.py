@@ -40,6 +40,13 @@ class ModelConfig:
     )
     max_model_len: int = _setting(0, "longest sequence in tokens; 0: as the model allows")
     random_weights: bool = _setting(False, "fill the shape with random numbers (benchmarks only)")
+    weights: Literal["checkpoint", "int8", "int4", "nf4"] = _setting(
+        "checkpoint",
+        "how linear layers and the output head are kept in memory; see `stepwell evaluate precision`",
+    )
+    kv: Literal["model", "int8", "int4"] = _setting(
+        "model", "how the pool keeps K and V; int8 and int4 hold more sessions in the same bytes"
+    )
     weights_budget: str = _setting(
         "0",
         "most memory for weights, such as 2GiB: what exceeds it is read from disk in every step; "

@@ -44,6 +44,8 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    weights: options.Weights = None,
+    kv: options.Kv = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
 ) -> None:
@@ -63,7 +65,8 @@ def chat(
         else:
             from stepwell.cli.local import local_engine
 
-            flags = {"model.device": device, "model.dtype": dtype}
+            flags = {"model.device": device, "model.dtype": dtype, "model.weights": weights}
+            flags["model.kv"] = kv
             chosen = options.make_config(model=model, file=config, settings=settings, flags=flags)
             backend = _LocalChat(stack.enter_context(local_engine(chosen)))
         _converse(backend, system=system, max_tokens=max_tokens, temperature=temperature)

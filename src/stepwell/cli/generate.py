@@ -41,6 +41,8 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop text; repeatable.")] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    weights: options.Weights = None,
+    kv: options.Kv = None,
     pool: options.Pool = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
@@ -54,6 +56,7 @@ def generate(
     from stepwell.cli.local import local_engine
 
     flags = {"model.device": device, "model.dtype": dtype, "cache.pool": pool}
+    flags |= {"model.weights": weights, "model.kv": kv}
     chosen = options.make_config(model=model, file=config, settings=settings, flags=flags)
     common = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
     bodies = list(_bodies(prompt, input_file, chat=chat, common=common))

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from stepwell.engine.build_tiers import (
 from stepwell.engine.codecs import make_codecs
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
+from stepwell.engine.kv_format import choose_kv
 from stepwell.engine.resolve import Resolved, resolve, resolve_pool
 from stepwell.engine.rolling import Rolling
 from stepwell.engine.runner import ModelRunner
@@ -45,12 +46,14 @@ from stepwell.model.identity import Coverage, make_namespace
 from stepwell.model.load import (
     LoadedModel,
     ModelInfo,
+    choose_precision,
     find_checkpoint,
     load_model,
     read_hf_config,
 )
-from stepwell.model.pool import KVPool, block_numel
+from stepwell.model.pool import KVPool, block_bytes
 from stepwell.model.streaming import load_within_budget
+from stepwell.model.streaming.packing import Packing
 from stepwell.model.verify import verify_architecture
 
 Progress = Callable[[str], None]
@@ -103,8 +106,8 @@ def build_engine(
     say(f"loading {folder.name}")
     loaded = _load(config, folder, hf_config, resolved, say)
     decisions = [*resolved.decisions, *memory, *loaded.decisions, *_verify(config, loaded, say)]
-    pool, decision = _allocate_pool(config, loaded, resolved)
-    decisions.append(decision)
+    pool, sized = _allocate_pool(config, loaded, resolved)
+    decisions += sized
     decisions.append(_choose_threads(loaded))
     _compile_kernels(loaded, pool, say)
     decisions += kernels.decisions()
@@ -144,8 +147,16 @@ def _load(
     dtype, device = resolved.dtype, resolved.device
     budget = parse_bytes(config.model.weights_budget)
     if budget:
-        return load_within_budget(
-            config.model, folder, hf_config, dtype=dtype, device=device, budget=budget, say=say
+        precision = choose_precision(config.model, folder)
+        packing = Packing(precision.format, precision.exceptions)
+        loaded = load_within_budget(
+            config.model, folder, hf_config,
+            dtype=dtype, device=device, budget=budget, packing=packing, say=say,
+        )  # fmt: skip
+        return replace(
+            loaded,
+            decisions=(*loaded.decisions, *precision.decisions),
+            precision=precision.identity,
         )
     return load_model(config.model, folder, hf_config, dtype=dtype, device=device)
 
@@ -186,24 +197,26 @@ def _verify(config: Config, loaded: LoadedModel, say: Progress) -> list[Decision
 
 def _allocate_pool(
     config: Config, loaded: LoadedModel, resolved: Resolved
-) -> tuple[KVPool, Decision]:
+) -> tuple[KVPool, list[Decision]]:
     gc.collect()
-    size = config.cache.block_size
-    numel = block_numel(list(loaded.shapes.values()), block_size=size)
+    size, dtype = config.cache.block_size, resolved.dtype
+    form, kept = choose_kv(config, loaded.shapes, dtype)
+    shapes = list(loaded.shapes.values())
     blocks, decision = resolve_pool(
         config,
         max_model_len=resolved.max_model_len,
-        block_bytes=numel * resolved.dtype.itemsize,
+        block_bytes=block_bytes(shapes, block_size=size, dtype=dtype, form=form),
         memory_available=_memory_available(resolved.device),
     )
     pool = KVPool.allocate(
         loaded.shapes,
         num_blocks=blocks,
         block_size=size,
-        dtype=resolved.dtype,
+        dtype=dtype,
         device=resolved.device,
+        form=form,
     )
-    return pool, decision
+    return pool, [kept, decision]
 
 
 def _memory_available(device: torch.device) -> int:
@@ -239,6 +252,8 @@ def _make_cache(
         block_size=pool.block_size,
         instance=secrets.token_hex(16) if loaded.folder is None else "",
         lossy=lossy,
+        precision=loaded.precision,
+        kv=pool.form,
     )
     return CacheManager(
         num_blocks=pool.num_blocks,

@@ -81,9 +81,12 @@ def make_namespace(
     block_size: int,
     instance: str = "",
     lossy: str = "",
+    precision: str = "",
+    kv: str = "model",
 ) -> bytes:
     """Hash of weights, configuration, precision and layout. `instance` separates models that have
-    no files (random weights). `lossy`: codecs that bytes may have been through, empty for none."""
+    no files (random weights). `lossy`: codecs that bytes may have been through, `precision`: how
+    weights were quantized; both empty for not at all. `kv`: the pool's format."""
     parts = {
         "weights": weights_manifest(folder, coverage),
         "config": model_config,
@@ -94,4 +97,8 @@ def make_namespace(
     }
     if lossy:
         parts["lossy"] = lossy
+    if precision:
+        parts["precision"] = precision
+    if kv != "model":
+        parts["kv"] = kv
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()

@@ -19,7 +19,7 @@ from stepwell.base.errors import (
     UnsafeCheckpoint,
     UnsupportedArchitecture,
 )
-from stepwell.kernels.linear import PackedLinear, pack_linears
+from stepwell.kernels.linear import PackedLinear, WeightFormat
 from stepwell.model.architectures import TESTED_MODEL_TYPES, refuse_unsupported
 from stepwell.model.attention import (
     ATTENTION_NAME,
@@ -27,8 +27,9 @@ from stepwell.model.attention import (
     probe_layers,
     register_attention,
 )
-from stepwell.model.plain_checkpoint import load_plain
+from stepwell.model.swap import swap_modules
 from stepwell.model.tokenizer import Tokenizer
+from stepwell.model.weight_recipe import load_recipe
 
 if TYPE_CHECKING:
     from stepwell.model.streaming.streamer import Streamer
@@ -54,7 +55,8 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model ready to run. `model` is a transformers causal language model; `shapes` in the order
-    its layers run. `streamer`: None where all weights stay in memory."""
+    its layers run. `streamer`: None where all weights stay in memory. `precision`: which
+    weights were quantized and how, empty for none: what the model computes depends on it."""
 
     model: Any
     hf_config: Any
@@ -65,6 +67,7 @@ class LoadedModel:
     parameters: int
     decisions: tuple[Decision, ...]
     streamer: Streamer | None = None
+    precision: str = ""
 
     @property
     def weight_bytes(self) -> int:
@@ -145,11 +148,47 @@ def load_model(
     model.requires_grad_(requires_grad=False)
     parameters = sum(p.numel() for p in model.parameters())
     loaded = describe_model(model, folder, hf_config, parameters=parameters)
-    return replace(
-        loaded,
-        folder=None if config.random_weights else folder,
-        decisions=(pack_linears(model).decision,),
+    loaded = _swap(config, loaded, folder)
+    return replace(loaded, folder=None if config.random_weights else folder)
+
+
+def _swap(config: ModelConfig, loaded: LoadedModel, folder: Path) -> LoadedModel:
+    """Replace the modules that we compute ourselves, with weights as the settings ask for."""
+    precision = choose_precision(config, folder)
+    swapped = swap_modules(
+        loaded.model, loaded.shapes, format=precision.format, exceptions=precision.exceptions
     )
+    return replace(loaded, decisions=(*swapped, *precision.decisions), precision=precision.identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How linear layers are kept: one format, and others for single layers, by name."""
+
+    format: WeightFormat
+    exceptions: Mapping[str, WeightFormat]
+    decisions: tuple[Decision, ...]
+
+    @property
+    def identity(self) -> str:
+        """Differs where computed numbers do; empty for weights as they are."""
+        if self.format is WeightFormat.BFLOAT16:
+            return ""
+        named = sorted((name, str(kept)) for name, kept in self.exceptions.items())
+        return json.dumps([str(self.format), named])
+
+
+def choose_precision(config: ModelConfig, folder: Path) -> Precision:
+    """What `model.weights` asks for, and the checkpoint's recipe where there is one. Raises
+    ConfigError for a damaged recipe."""
+    if config.weights == "checkpoint":
+        return Precision(WeightFormat.BFLOAT16, {}, ())
+    format = WeightFormat(config.weights)
+    recipe = load_recipe(None if config.random_weights else folder, format)
+    if recipe is not None:
+        return Precision(format, recipe.exceptions, (recipe.decision,))
+    hint = "no recipe: `stepwell evaluate sensitivity` finds layers that need more bits"
+    return Precision(format, {}, (Decision(f"weights.{format}.exceptions", "none", hint),))
 
 
 def describe_model(model: Any, folder: Path, hf_config: Any, *, parameters: int) -> LoadedModel:
@@ -211,9 +250,6 @@ def _build(config: ModelConfig, folder: Path, hf_config: Any, *, dtype: torch.dt
             f"{folder} has no safetensors weights; pickled ones are never loaded.",
             hint="Convert them with transformers' save_pretrained.",
         )
-    plain = load_plain(folder, hf_config, dtype=dtype)
-    if plain is not None:
-        return plain
     return AutoModelForCausalLM.from_pretrained(
         folder,
         config=hf_config,

@@ -1,0 +1,16 @@
+"""Decoder layers of the Llama shape as one program of kernels, instead of some 60 torch calls.
+
+    recognize  which layers are of that shape, and their parts
+    workspace  the rows that kernels write, allocated once per bucket of rows
+    records    what each kernel of a program is told
+    stack      the module that stands in for the model's list of layers
+
+Owns: composing kernels into layers, and the rows between them. Does not own: weights (the layers'
+own packed linears and norms, wherever their data is), kernels, or the pool.
+"""
+
+from __future__ import annotations
+
+from stepwell.model.fused.stack import FusedStack, fuse_layers
+
+__all__ = ["FusedStack", "fuse_layers"]

@@ -1,0 +1,178 @@
+"""The calls of a program over some layers and a number of rows, and what each kernel is told.
+
+Records lie in one array: those that only depend on weights and workspace as they are when a program
+is built, and one row a layer for writing K,V and for attention, which each step fills anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stepwell.kernels.linear import activations, cpu_tiles
+from stepwell.kernels.linear import cpu_kernel as linear_kernel
+from stepwell.kernels.linear.activations import Rounded
+from stepwell.kernels.linear.panels import PanelLinear
+from stepwell.kernels.native import program
+from stepwell.kernels.norm import cpu as norm
+from stepwell.kernels.rotary import cpu as rotary
+from stepwell.model.fused.recognize import LayerParts
+from stepwell.model.fused.workspace import Workspace
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCalls:
+    """Where one layer's calls are: [first, attend) before attention, [attend, after) writing K,V
+    and attention itself, [after, last) behind it."""
+
+    first: int
+    attend: int
+    after: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """`calls` as `program.run` takes them, but for the addresses of the per-step records; `fresh`
+    are the records as each run must find them, `records` those that it works on."""
+
+    calls: Integers
+    layers: tuple[LayerCalls, ...]
+    fresh: Integers
+    records: Integers
+    modules: tuple[Any, ...]  # compiled code, kept alive
+
+    def reset(self) -> None:
+        """Make the records ready for a run."""
+        self.records[:] = self.fresh
+
+
+class Builder:
+    """Collects the calls of a program over rows [0, rows) of a workspace."""
+
+    def __init__(self, workspace: Workspace, *, rows: int) -> None:
+        self._workspace = workspace
+        self._rows = rows
+        self._calls: list[tuple[Any, int, int]] = []  # kernel, offset of its record, wait
+        self._records: list[Integers] = []
+        self._size = 0
+        self._layers: list[LayerCalls] = []
+        self._last_rounded: tuple[str, tuple[int, int]] | None = None  # rows, (columns, group)
+
+    def build(self, layers: Sequence[LayerParts]) -> Program:
+        """The program of these layers, in their order."""
+        for parts in layers:
+            first = len(self._calls)
+            self._before(parts)
+            attend = len(self._calls)
+            self._calls += [(None, 0, 1), (None, 0, 1)]  # write K,V; attend: the step's
+            after = len(self._calls)
+            self._behind(parts)
+            self._layers.append(LayerCalls(first, attend, after, len(self._calls)))
+        fresh = np.concatenate(self._records)
+        records = fresh.copy()
+        base = records.ctypes.data
+        calls = np.array(
+            [(k.address if k else 0, base + 8 * at, wait) for k, at, wait in self._calls],
+            dtype=np.int64,
+        )
+        kernels = tuple(k for k, _, _ in self._calls if k)
+        return Program(calls, tuple(self._layers), fresh, records, kernels)
+
+    def _before(self, parts: LayerParts) -> None:
+        """norm -> q, k, v -> rotary."""
+        shape = parts.shape
+        self._norm(parts.norm("input_layernorm"), "hidden")
+        targets = [("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")]
+        self._linears([(parts.linear(name), out) for name, out in targets], "normed")
+        self._rotate("query", shape.q_heads, parts.head_norm("q_norm"))
+        self._rotate("key", shape.kv_heads, parts.head_norm("k_norm"))
+        self._wait()
+
+    def _behind(self, parts: LayerParts) -> None:
+        """o and the residual -> norm -> gate, up -> down and the residual."""
+        added, gated = cpu_tiles.ADDED, cpu_tiles.GATED
+        self._linears([(parts.linear("o_proj"), "middle")], "attended", (added, "hidden"))
+        self._norm(parts.norm("post_attention_layernorm"), "middle")
+        self._linears([(parts.linear("gate_proj"), "gate")], "normed")
+        up = parts.linear("up_proj")
+        self._linears([(up, "product")], "normed", (gated, "gate"))
+        self._linears([(parts.linear("down_proj"), "hidden")], "product", (added, "middle"))
+
+    def _tensor(self, name: str) -> Tensor:
+        return self._workspace.rows[name][: self._rows]
+
+    def _add(self, kernel: Any, record: Integers) -> None:
+        self._calls.append((kernel, self._size, 0))
+        self._records.append(record)
+        self._size += len(record)
+
+    def _wait(self) -> None:
+        kernel, at, _ = self._calls[-1]
+        self._calls[-1] = (kernel, at, 1)
+
+    def _norm(self, weight: tuple[Tensor, float], source: str) -> None:
+        record = norm.fields(
+            self._tensor(source), weight[0], self._tensor("normed"), epsilon=weight[1]
+        )
+        self._add(norm.compiled_kernel(), record)
+        self._wait()
+        self._forget_rounded("normed")
+
+    def _rotate(self, name: str, heads: int, weight: tuple[Tensor, float] | None) -> None:
+        rows = self._tensor(name).view(self._rows, heads, -1)
+        scale, epsilon = weight or (None, 0.0)
+        cos, sin = self._tensor("cos"), self._tensor("sin")
+        record = rotary.fields(rows, cos, sin, norm=scale, epsilon=epsilon)
+        self._add(rotary.compiled_kernel(), record)
+
+    def _linears(
+        self,
+        pairs: Sequence[tuple[PanelLinear, str]],
+        source: str,
+        ending: tuple[int, str] | None = None,
+    ) -> None:
+        """Layers of one input, each into its rows."""
+        rows = self._tensor(source)
+        for module, target in pairs:
+            kind = module.kind_for(self._rows)
+            record = module.fields(
+                kind,
+                rows,
+                self._tensor(target),
+                rounded=self._round(module, source) if kind == cpu_tiles.DOT_BYTES else None,
+                ending=ending[0] if ending else cpu_tiles.PLAIN,
+                other=self._tensor(ending[1]) if ending else None,
+            )
+            self._add(linear_kernel.compiled_kernel(kind), record)
+            self._forget_rounded(target)
+        self._wait()
+
+    def _round(self, module: PanelLinear, source: str) -> Rounded:
+        """The input rounded to int8: by a call that is added, unless the last one rounded it."""
+        size = (module.in_features, module.group)
+        rounded = self._workspace.rounded[size]
+        if self._last_rounded != (source, size):
+            if self._calls:
+                self._wait()  # whoever still reads what was rounded before
+            record = activations.fields(self._tensor(source), rounded)
+            self._add(activations.compiled_kernel(), record)
+            self._wait()
+            self._last_rounded = (source, size)
+        return rounded
+
+    def _forget_rounded(self, written: str) -> None:
+        if self._last_rounded is not None and self._last_rounded[0] == written:
+            self._last_rounded = None
+
+
+def run_calls(calls: Integers, *, threads: int) -> None:
+    """Run part of a program."""
+    program.run(np.ascontiguousarray(calls), threads=threads)

@@ -1,0 +1,165 @@
+"""The module that stands in for a model's list of decoder layers.
+
+It is called once for all of them, with the arguments of one: hidden states of a ragged step, the
+step's cosines and sines, and the attention context. Over the paged pool everything is one program;
+with any other context (probes, sequences with a packed front) attention runs through the context,
+between the two halves of each layer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stepwell.base.decisions import Decision
+from stepwell.base.errors import ModelError
+from stepwell.kernels import registry
+from stepwell.kernels.paged_attention import AttentionSpec, version_for
+from stepwell.model.attention import CONTEXT_ARGUMENT, AttentionContext, LayerShape, StepContext
+from stepwell.model.fused.pages import PagedCalls
+from stepwell.model.fused.recognize import LayerParts, parts_of
+from stepwell.model.fused.records import Builder, Program, run_calls
+from stepwell.model.fused.workspace import Workspace, bucket_for
+
+_PROGRAMS_KEPT = 128  # one for each number of rows that steps had lately, some 60 KB each
+
+
+class FusedStack(nn.Module):
+    """Owns the workspace and the programs; `layers` keep their weights."""
+
+    def __init__(self, layers: nn.ModuleList, parts: Sequence[LayerParts]) -> None:
+        super().__init__()
+        self.layers = layers
+        self._parts = tuple(parts)
+        self._workspace: Workspace | None = None
+        self._programs: OrderedDict[int, Program] = OrderedDict()
+        self._pages: PagedCalls | None = None
+        self._lock = threading.Lock()  # one pass at a time: the workspace is shared
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes of rows between kernels."""
+        return 0 if self._workspace is None else self._workspace.nbytes
+
+    def reserve(self, rows: int) -> None:
+        """Allocate for passes of up to so many rows, so that none does while serving."""
+        if self._workspace is None or self._workspace.capacity < rows:
+            self._workspace = Workspace(self._parts, capacity=bucket_for(rows))
+            self._programs.clear()
+            self._pages = None
+
+    def forward(
+        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
+    ) -> Tensor:
+        """hidden_states [1, T, H] bfloat16 -> [1, T, H]."""
+        context: AttentionContext | None = kwargs.get(CONTEXT_ARGUMENT)
+        if context is None:
+            return self._run_plain(hidden_states, position_embeddings, **kwargs)
+        rows = hidden_states.shape[1]
+        with self._lock:
+            self.reserve(rows)
+            program = self._program_for(rows)
+            self._take("hidden", hidden_states[0])
+            for name, table in zip(("cos", "sin"), position_embeddings, strict=True):
+                self._take(name, table[0])
+            program.reset()
+            if isinstance(context, StepContext) and _is_paged(context, self._parts):
+                self._run_paged(program, context, rows)
+            else:
+                self._run_in_pieces(program, context, rows)
+            return self._rows("hidden", rows).clone().unsqueeze(0)
+
+    def _run_plain(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
+    ) -> Tensor:
+        """As transformers does it, with one of its own attention functions."""
+        if len({parts.shape.window for parts in self._parts}) > 1:
+            raise ModelError("the layers of a fused model have several masks, of which one came.")
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, position_embeddings=position_embeddings, **kwargs)
+        return hidden_states
+
+    def _rows(self, name: str, rows: int) -> Tensor:
+        assert self._workspace is not None
+        return self._workspace.rows[name][:rows]
+
+    def _take(self, name: str, source: Tensor) -> None:
+        self._rows(name, len(source)).copy_(source)
+
+    def _program_for(self, rows: int) -> Program:
+        known = self._programs.get(rows)
+        if known is None:
+            assert self._workspace is not None
+            known = Builder(self._workspace, rows=rows).build(self._parts)
+            self._programs[rows] = known
+            if len(self._programs) > _PROGRAMS_KEPT:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(rows)
+        return known
+
+    def _run_paged(self, program: Program, context: StepContext, rows: int) -> None:
+        if self._pages is None or not self._pages.fits(context.layers):
+            self._pages = PagedCalls(self._parts, context.layers)
+        names = ("query", "key", "value", "attended")
+        step = self._pages.prepare(context.batch, *(self._rows(name, rows) for name in names))
+        calls = program.calls.copy()
+        for place, write, attend in zip(program.layers, step.writes, step.attends, strict=True):
+            calls[place.attend, :2] = write
+            calls[place.attend + 1, :2] = attend
+        run_calls(calls, threads=torch.get_num_threads())
+        step.check()
+
+    def _run_in_pieces(self, program: Program, context: AttentionContext, rows: int) -> None:
+        threads = torch.get_num_threads()
+        for parts, place in zip(self._parts, program.layers, strict=True):
+            run_calls(program.calls[place.first : place.attend], threads=threads)
+            query, key, value = (
+                self._rows(name, rows).view(rows, heads, -1)
+                for name, heads in (
+                    ("query", parts.shape.q_heads),
+                    ("key", parts.shape.kv_heads),
+                    ("value", parts.shape.kv_heads),
+                )
+            )
+            spec = AttentionSpec(scale=parts.scale, window=parts.shape.window)
+            out = context.attend(parts.attention, query, key, value, spec)
+            self._take("attended", out.flatten(1))
+            run_calls(program.calls[place.after : place.last], threads=threads)
+
+
+def _is_paged(context: StepContext, parts: Sequence[LayerParts]) -> bool:
+    """Whether all of a pass can be one program."""
+    if context.packed:
+        return False
+    from stepwell.kernels.paged_attention import cpu
+
+    return all(version_for(context.layers[p.attention]) is cpu.attend for p in parts)
+
+
+def fuse_layers(model: nn.Module, shapes: Mapping[nn.Module, LayerShape]) -> Decision:
+    """Put a FusedStack in the place of the model's decoder layers, if all can be fused.
+
+    Call it once linears are packed and layers probed. Nothing changes where the Decision says no.
+    """
+    name = "model.layers"
+    if registry.kernel_choice() == registry.REFERENCE:
+        return Decision(name, "as loaded", f"{registry.VARIABLE}=reference")
+    base: Any = getattr(model, "model", None)
+    layers = getattr(base, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not layers:
+        return Decision(name, "as loaded", "the model has no list of layers where it is expected")
+    parts: list[LayerParts] = []
+    for number, layer in enumerate(layers):
+        found = parts_of(layer, shapes)
+        if isinstance(found, str):
+            return Decision(name, "as loaded", f"layer {number}: {found}")
+        parts.append(found)
+    if len({(p.shape.q_heads, p.shape.kv_heads, p.shape.key_dim) for p in parts}) > 1:
+        return Decision(name, "as loaded", "layers differ in their heads")
+    base.layers = nn.ModuleList([FusedStack(layers, parts)])
+    return Decision(name, "fused", f"{len(parts)} layers run as one program of kernels")
