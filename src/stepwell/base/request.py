@@ -153,7 +153,7 @@ class StreamStats:
 class EngineStats:
     """Counters since the start, and gauges at this moment. `tiers`: None without lower tiers;
     `restored_tokens` came from them to the device instead of being computed. `streaming`: None
-    where all weights stay in memory."""
+    where all weights stay in memory. `kv_format`: how the pool keeps K and V."""
 
     running: int = 0
     waiting: int = 0
@@ -164,6 +164,7 @@ class EngineStats:
     prefix_hits: int = 0
     preemptions: int = 0
     finished: dict[str, int] = field(default_factory=dict)
+    kv_format: str = "model"
     blocks_total: int = 0
     blocks_used: int = 0
     blocks_cached: int = 0

@@ -26,9 +26,11 @@ from stepwell.codec.contract import Buffer, Codec
 from stepwell.codec.kvtc.artifact import read_calibration
 from stepwell.codec.kvtc.chunk import KvtcCodec, KvtcTarget
 from stepwell.codec.kvtc.container import ArtifactError
+from stepwell.codec.raw import RawCodec
 from stepwell.codec.registry import make_codec
 from stepwell.codec.shape import BlockShape, LayerKV
 from stepwell.engine.probe import lost_share, probe
+from stepwell.kernels.paged_attention import KVFormat
 from stepwell.model.identity import LAYOUT_VERSION, weights_hash
 from stepwell.model.load import LoadedModel
 from stepwell.model.pool import KVPool
@@ -43,11 +45,13 @@ _NEAR = 1.1
 @dataclass(slots=True)
 class TierCodecs:
     """The codecs that each tier may use, and the one that it does use once `settle` has been called
-    for it. `lossy`: what lossy ones there are change, empty for none."""
+    for it. `lossy`: what lossy ones there are change, empty for none. `shape`: None for a low-bit
+    pool, whose bytes only `raw` takes."""
 
     allowed: dict[TierName, list[Codec]]
     exact: dict[str, Codec]
-    shape: BlockShape
+    shape: BlockShape | None
+    block_bytes: int
     lossy: str
     decisions: tuple[Decision, ...]
     chosen: dict[TierName, Codec] = field(default_factory=dict)
@@ -88,6 +92,9 @@ class TierCodecs:
         if learned is not None:
             return learned.sample(blocks=blocks)
         source = torch.Generator().manual_seed(0)
+        if self.shape is None:
+            levels = torch.randint(0, 256, (blocks, self.block_bytes), generator=source)
+            return [memoryview(row) for row in levels.to(torch.uint8).numpy()]
         numbers = torch.randn((blocks, self.shape.numbers), generator=source)
         rows = numbers.to(self.shape.dtype).view(torch.uint8).numpy()
         return [memoryview(row) for row in rows]
@@ -107,12 +114,17 @@ class TierCodecs:
 def make_codecs(config: TiersConfig, loaded: LoadedModel, pool: KVPool) -> TierCodecs:
     """The codecs of the tiers in use. Raises ConfigError for a dtype that a codec does not take,
     and where `kvtc` has no calibration of this model."""
-    shape = block_shape(pool)
+    shape = block_shape(pool) if pool.form is KVFormat.MODEL else None
     wanted = {tier: name for tier, name in codec_names(config).items() if _in_use(config, tier)}
-    made = {name: make_codec(name, shape=shape) for name in _EXACT}
-    codecs = TierCodecs({}, dict(made), shape, "", ())
+    if shape is None:
+        made: dict[str, Codec] = {"raw": RawCodec()}
+    else:
+        made = {name: make_codec(name, shape=shape) for name in _EXACT}
+    codecs = TierCodecs({}, dict(made), shape, pool.block_bytes, "", ())
     decisions: list[Decision] = []
     for name in dict.fromkeys(wanted.values()):
+        if shape is None:  # nothing else came past `engine/kv_format`
+            continue
         if name == _KVTC:
             made[name], decision = make_kvtc(config, loaded, shape)
             decisions.append(decision)
@@ -135,7 +147,7 @@ def _within(
     """The exact codecs, and those lossy ones whose error stays within `tiers.auto_error`."""
     shape, limit = codecs.shape, config.auto_error
     allowed, told = list(codecs.exact.values()), []
-    if limit > 0:
+    if limit > 0 and shape is not None:
         lossy: list[Codec] = [make_codec(name, shape=shape) for name in _CASTS]
         with contextlib.suppress(ConfigError):  # never calibrated
             lossy.append(make_kvtc(config, loaded, shape)[0])
@@ -166,9 +178,10 @@ def calibration_path(weights: bytes) -> Path:
 
 
 def block_shape(pool: KVPool) -> BlockShape:
-    """What the numbers of the pool's blocks are."""
+    """What the numbers of the pool's blocks are. Not for a low-bit pool."""
+    assert pool.form is KVFormat.MODEL, "levels are no numbers"
     layers = [
-        LayerKV(kv_heads=p.key.shape[1], key_dim=p.key.shape[3], value_dim=p.value.shape[3])
+        LayerKV(kv_heads=p.kv_heads, key_dim=p.key_dim, value_dim=p.value_dim)
         for p in pool.layers.values()
     ]
     return BlockShape(dtype=pool.storage.dtype, tokens=pool.block_size, layers=tuple(layers))
@@ -177,7 +190,8 @@ def block_shape(pool: KVPool) -> BlockShape:
 def layout_hash(pool: KVPool) -> bytes:
     """Equal exactly where the bytes of a chunk mean the same K and V."""
     shapes = [(tuple(p.key.shape[1:]), tuple(p.value.shape[1:])) for p in pool.layers.values()]
-    text = repr((LAYOUT_VERSION, str(pool.storage.dtype), pool.block_size, shapes))
+    dtype = str(pool.storage.dtype) if pool.form is KVFormat.MODEL else pool.form.value
+    text = repr((LAYOUT_VERSION, dtype, pool.block_size, shapes))
     return hashlib.sha256(text.encode()).digest()[:LAYOUT_BYTES]
 
 

@@ -15,6 +15,7 @@ from stepwell.base.config import AUTO, Config
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import ConfigError, HardwareError, PoolDoesNotFit
 from stepwell.base.units import format_bytes, parse_bytes
+from stepwell.engine.kv_format import check_kv
 from stepwell.hardware.machine import Machine
 
 # Rotary embeddings that change with the longest sequence of a batch: in a ragged batch one long
@@ -36,8 +37,9 @@ class Resolved:
 
 def resolve(config: Config, hf_config: Any, machine: Machine) -> Resolved:
     """Device, precision and context length. Raises HardwareError or ConfigError, also for a host
-    tier that this machine cannot hold."""
+    tier that this machine cannot hold and for what does not go with `model.kv`."""
     device, device_why = _device(config)
+    check_kv(config, device)
     dtype, dtype_why = _dtype(config, hf_config, machine, device)
     length, length_why = _max_model_len(config, hf_config)
     check_host_tier(parse_bytes(config.tiers.host), memory_available=machine.memory_available)

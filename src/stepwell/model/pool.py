@@ -6,6 +6,7 @@
 
 A block is contiguous over all layers, so that moving one is one copy; inside it, each head's
 tokens are contiguous, so that attention reads straight lines. Layers may differ in shape.
+A low-bit pool holds bytes, in tiles of levels and scales (`kernels/paged_attention/low_bit`).
 The pool owns its memory until the engine ends; nothing here knows which block holds what.
 """
 
@@ -19,22 +20,43 @@ import torch
 from torch import Tensor, nn
 
 from stepwell.kernels import advise_huge_pages
-from stepwell.kernels.paged_attention import PagedLayer
+from stepwell.kernels.paged_attention import KVFormat, PagedLayer
+from stepwell.kernels.paged_attention.low_bit import LowBitShape
 from stepwell.model.attention import LayerShape
 
 
-def block_numel(shapes: Sequence[LayerShape], *, block_size: int) -> int:
-    """Elements of one block: K and V of `block_size` tokens over all layers."""
-    return sum(s.kv_heads * (s.key_dim + s.value_dim) for s in shapes) * block_size
+def block_bytes(
+    shapes: Sequence[LayerShape],
+    *,
+    block_size: int,
+    dtype: torch.dtype,
+    form: KVFormat = KVFormat.MODEL,
+) -> int:
+    """Bytes of one block: K and V of `block_size` tokens over all layers, scales counted."""
+    if form is not KVFormat.MODEL:
+        return sum(_low_bit(s, form, block_size).nbytes for s in shapes)
+    numbers = sum(s.kv_heads * (s.key_dim + s.value_dim) for s in shapes) * block_size
+    return numbers * dtype.itemsize
+
+
+def _low_bit(shape: LayerShape, form: KVFormat, block_size: int) -> LowBitShape:
+    return LowBitShape(
+        form=form,
+        kv_heads=shape.kv_heads,
+        key_dim=shape.key_dim,
+        value_dim=shape.value_dim,
+        block_size=block_size,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class KVPool:
-    """The pool tensor and each attention module's view of it."""
+    """The pool tensor and each attention module's view of it. `form`: how it keeps K and V."""
 
-    storage: Tensor
+    storage: Tensor  # [num_blocks, block_numel], of the model's dtype or bytes
     layers: Mapping[nn.Module, PagedLayer]
     block_size: int
+    form: KVFormat = KVFormat.MODEL
 
     @classmethod
     def allocate(
@@ -45,15 +67,23 @@ class KVPool:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        form: KVFormat = KVFormat.MODEL,
     ) -> KVPool:
         """Allocate zeroed memory, touching every page now rather than while serving."""
-        numel = block_numel(list(shapes.values()), block_size=block_size)
-        storage = torch.empty(num_blocks, numel, dtype=dtype, device=device)
+        size = block_bytes(list(shapes.values()), block_size=block_size, dtype=dtype, form=form)
+        stored = dtype if form is KVFormat.MODEL else torch.uint8
+        storage = torch.empty(num_blocks, size // stored.itemsize, dtype=stored, device=device)
         advise_huge_pages(storage)
         storage.zero_()
         layers: dict[nn.Module, PagedLayer] = {}
         offset = 0
         for module, shape in shapes.items():
+            if form is not KVFormat.MODEL:
+                low_bit = _low_bit(shape, form, block_size)
+                part = storage[:, offset : offset + low_bit.nbytes]
+                layers[module] = low_bit.view(part, dtype=dtype)
+                offset += low_bit.nbytes
+                continue
             views = []
             for dim in (shape.key_dim, shape.value_dim):
                 view = (shape.kv_heads, block_size, dim)
@@ -61,7 +91,7 @@ class KVPool:
                 views.append(storage[:, offset : offset + size].view(num_blocks, *view))
                 offset += size
             layers[module] = PagedLayer(key=views[0], value=views[1])
-        return cls(storage=storage, layers=layers, block_size=block_size)
+        return cls(storage=storage, layers=layers, block_size=block_size, form=form)
 
     @property
     def num_blocks(self) -> int:

@@ -73,6 +73,7 @@ class App:
             model_name=engine.info.name,
             cache_config={
                 "block_size": str(config.cache.block_size),
+                "cache_dtype": config.model.kv,
                 "enable_prefix_caching": str(config.cache.prefix_caching),
             },
         )
