@@ -18,6 +18,7 @@ own: packing levels for a kernel, or which layers are quantized.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from stepwell.base.errors import ConfigError, ModelError
+from stepwell.kernels import registry
 
 # In bfloat16, as kernels look them up.
 NF4_LEVELS: tuple[float, ...] = (
@@ -47,11 +49,11 @@ NF4_LEVELS: tuple[float, ...] = (
     0.72265625,
     1.0,
 )
-_INT8_END = 127
-_INT4_ENDS = (-8, 7)
+INT8_END = 127
+INT4_ENDS = (-8, 7)
 # Where the search puts the weight of largest magnitude. 7 is plain symmetric rounding.
-_INT4_TOPS = (6.4, 7.0, 7.4, 7.7, 8.0, 8.3, 8.6, 9.0, 9.5)
-_NF4_TOPS = (0.95, 1.0, 1.05, 1.1, 1.2)
+INT4_TOPS = (6.4, 7.0, 7.4, 7.7, 8.0, 8.3, 8.6, 9.0, 9.5)
+NF4_TOPS = (0.95, 1.0, 1.05, 1.1, 1.2)
 _SLAB = 1 << 18  # weights at a time: what the search makes of them stays in a core's cache
 _LEAST_GROUP = 16
 _SCALE_BYTES = 2
@@ -130,20 +132,36 @@ def quantize(weight: Tensor, *, format: WeightFormat, group: int | None = None) 
         raise ValueError(f"not a matrix of floats: {weight.dtype} {list(weight.shape)}")
     if format is WeightFormat.BFLOAT16:
         raise ValueError("bfloat16 is what weights are before they are quantized")
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     size = group_for(columns, format) if group is None else group
     if size < 1 or columns % size:
         raise ConfigError(f"groups of {size} do not divide rows of {columns}.", param="weights")
+    compiled = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+    if compiled and registry.kernel_choice() != registry.REFERENCE:
+        from stepwell.kernels.linear import quantize_kernel  # numba takes half a second
+
+        if quantize_kernel.takes(weight, size):
+            found, largest = quantize_kernel.quantize_rows(weight, format=format, group=size)
+            _check(largest)
+            return found
+    return reference(weight, format=format, group=size)
+
+
+def reference(weight: Tensor, *, format: WeightFormat, group: int) -> QuantizedWeight:
+    """`quantize` in plain torch."""
+    rows, columns = weight.shape
     levels = torch.empty((rows, columns), dtype=torch.uint8, device=weight.device)
-    scales = torch.empty((rows, columns // size), dtype=torch.float16, device=weight.device)
+    scales = torch.empty((rows, columns // group), dtype=torch.float16, device=weight.device)
     step = max(1, _SLAB // columns)
     with torch.no_grad():
         for at in range(0, rows, step):
-            groups = weight[at : at + step].float().view(-1, columns // size, size)
-            slab = _SLABS[format](groups, _largest(groups))
+            groups = weight[at : at + step].float().reshape(-1, columns // group, group)
+            largest = groups.abs().amax(-1)
+            _check(float(largest.max()))
+            slab = _SLABS[format](groups, largest)
             levels[at : at + step] = slab[0].flatten(1)
             scales[at : at + step] = slab[1]
-    return QuantizedWeight(format, size, levels, scales)
+    return QuantizedWeight(format, group, levels, scales)
 
 
 def dequantize(quantized: QuantizedWeight) -> Tensor:
@@ -154,43 +172,41 @@ def dequantize(quantized: QuantizedWeight) -> Tensor:
         case WeightFormat.INT8:
             numbers = levels.float() - 128
         case WeightFormat.INT4:
-            numbers = levels.float() + _INT4_ENDS[0]
+            numbers = levels.float() + INT4_ENDS[0]
         case _:
             numbers = levels.new_tensor(NF4_LEVELS, dtype=torch.float32)[levels.int()]
     return (numbers * quantized.scales.float()[..., None]).flatten(1)
 
 
-def _largest(groups: Tensor) -> Tensor:
-    """Largest magnitude of each group [n, g, group] -> [n, g]; refuses what cannot be stored."""
-    found = groups.abs().amax(-1)
-    if not bool(torch.isfinite(found).all()):
+def _check(largest: float) -> None:
+    """Refuses what cannot be stored. `largest`: the largest magnitude; nan passes for larger."""
+    if not math.isfinite(largest):
         raise ModelError(
             "a weight is not finite: its layer cannot be quantized.",
             hint="Check the checkpoint, or serve it as it is: --weights checkpoint.",
         )
-    if found.numel() and float(found.max()) > _INT4_ENDS[1] * _LARGEST_SCALE / 8:
+    if largest > INT4_ENDS[1] * _LARGEST_SCALE / 8:
         raise ModelError(
-            f"a weight of {float(found.max()):.3g} is too large to be quantized.",
+            f"a weight of {largest:.3g} is too large to be quantized.",
             hint="Serve the model as it is: --weights checkpoint.",
         )
-    return found
 
 
 def _int8(groups: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     """Levels [n, g, group] and scales [n, g] of one slab. A search gains nothing at 8 bits."""
-    scales = (largest / _INT8_END).half()
-    q = (groups * _inverse(scales.float())).round_().clamp_(-_INT8_END, _INT8_END)
+    scales = (largest / INT8_END).half()
+    q = (groups * _inverse(scales.float())).round_().clamp_(-INT8_END, INT8_END)
     return q.add_(128).to(torch.uint8), scales
 
 
 def _int4(groups: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = _INT4_ENDS
-    top = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)).squeeze(-1)
+    low, high = INT4_ENDS
+    top = torch.where(groups.amax(-1) == largest, largest, -largest)
 
     def rounded(inverse: Tensor) -> Tensor:
         return (groups * inverse).round_().clamp_(low, high)
 
-    scales = _search(groups, [top / -place for place in _INT4_TOPS], rounded)
+    scales = _search(groups, [top / -place for place in INT4_TOPS], rounded)
     return rounded(_inverse(scales.float())).sub_(low).to(torch.uint8), scales
 
 
@@ -207,7 +223,7 @@ def _nf4(groups: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
 
     scales = _search(
         groups,
-        [largest / place for place in _NF4_TOPS],
+        [largest / place for place in NF4_TOPS],
         lambda inverse: numbers[codes(inverse).int()],
     )
     return codes(_inverse(scales.float())), scales
