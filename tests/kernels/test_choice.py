@@ -66,10 +66,8 @@ def test_unknown_value(choices: pytest.MonkeyPatch) -> None:
 def test_warm_up_compiles_each_variant_once(choices: pytest.MonkeyPatch) -> None:
     choices.delenv("STEPWELL_KERNELS", raising=False)
     case, other = make_case([(1, 5)]), make_case([(1, 5)], key_dim=24)
-    seen: list[tuple[int, int]] = []
     layers = [(case.layer, 4), (case.layer, 4), (other.layer, 4)]
-    assert warm_up(layers, progress=lambda done, total, what: seen.append((done, total))) == 2
-    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert warm_up(layers) == 2
     assert {d.value for d in decisions()} == {"cpu", "gathered"}
 
 

@@ -38,9 +38,11 @@ from stepwell.engine.resolve import Resolved, resolve, resolve_pool
 from stepwell.engine.rolling import Rolling
 from stepwell.engine.runner import ModelRunner
 from stepwell.engine.scheduler import Scheduler
+from stepwell.engine.start_clock import StartClock
 from stepwell.hardware.machine import read_machine
 from stepwell.hardware.malloc import keep_freed_memory
 from stepwell.hardware.onednn import bound_primitive_caches
+from stepwell.kernels.native import compile_log
 from stepwell.model.architectures import TESTED_MODEL_TYPES
 from stepwell.model.identity import Coverage, make_namespace
 from stepwell.model.load import (
@@ -98,18 +100,28 @@ def build_engine(
     `wrap_tier`: replaces each lower tier as it is opened (fault injection). Raises ModelError,
     HardwareError, ConfigError, TierError, OSError: then no tier stays open.
     """
-    say = progress or (lambda text: None)
+    clock, say = StartClock(), progress or (lambda text: None)
+    with compile_log.telling(lambda kernel: say(f"compiling {kernel}, once on this machine")):
+        return _build(config, clock, say, wrap_tier)
+
+
+def _build(
+    config: Config, clock: StartClock, say: Progress, wrap_tier: WrapTier | None
+) -> BuiltEngine:
     folder = find_checkpoint(config.model.path)
     hf_config = read_hf_config(folder)
     resolved = resolve(config, hf_config, read_machine())
     memory = [keep_freed_memory(), bound_primitive_caches()]
     say(f"loading {folder.name}")
     loaded = _load(config, folder, hf_config, resolved, say)
+    clock.phase("model")
     decisions = [*resolved.decisions, *memory, *loaded.decisions, *_verify(config, loaded, say)]
     pool, sized = _allocate_pool(config, loaded, resolved)
     decisions += sized
     decisions.append(_choose_threads(loaded))
-    _compile_kernels(loaded, pool, say)
+    clock.phase("memory")
+    _make_kernels(loaded, pool)
+    clock.phase("kernels")
     decisions += kernels.decisions()
     info = _info(config, folder, hf_config, loaded, resolved)
     codecs = make_codecs(config.tiers, loaded, pool)
@@ -128,9 +140,12 @@ def build_engine(
         rolling, rolled = make_rolling(config, loaded, pool, cache)
         decisions += rolled
         engine = _assemble(config, loaded, pool, info, cache, lower, rolling)
+        clock.phase("tiers")
         say("warming up")
         _warm_up(engine, config, info, pool_tokens=pool.num_blocks * pool.block_size)
         undo.pop_all()
+    clock.phase("first steps")
+    decisions += clock.decisions()
     return BuiltEngine(
         engine=engine,
         info=info,
@@ -174,10 +189,10 @@ def _choose_threads(loaded: LoadedModel) -> Decision:
     return Decision("kernels.threads", torch.get_num_threads(), f"{why}; {kernels.threads_kind()}")
 
 
-def _compile_kernels(loaded: LoadedModel, pool: KVPool, say: Progress) -> None:
+def _make_kernels(loaded: LoadedModel, pool: KVPool) -> None:
     """First use on a machine compiles for some seconds; later ones load from the disk cache."""
     layers = [(pool.layers[module], shape.q_heads) for module, shape in loaded.shapes.items()]
-    kernels.warm_up(layers, progress=lambda done, total, what: say(f"compiling {what}"))
+    kernels.warm_up(layers)
 
 
 def _verify(config: Config, loaded: LoadedModel, say: Progress) -> list[Decision]:

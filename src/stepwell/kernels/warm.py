@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 
 from stepwell.kernels import paged_attention, registry, write_kv
 from stepwell.kernels.paged_attention import PagedLayer
 
-Progress = Callable[[int, int, str], None]  # done, total, what comes next
 
-
-def warm_up(layers: Iterable[tuple[PagedLayer, int]], *, progress: Progress | None = None) -> int:
+def warm_up(layers: Iterable[tuple[PagedLayer, int]]) -> int:
     """Choose and compile what these (layer, query heads) need; returns the number of variants.
 
     Layers of equal sizes share one. Reads block 0 of the pool and writes none. A first run on a
@@ -22,14 +20,9 @@ def warm_up(layers: Iterable[tuple[PagedLayer, int]], *, progress: Progress | No
     for layer, q_heads in layers:
         key = (layer.format, layer.dtype, layer.key.device, layer.key_dim, layer.value_dim)
         variants.setdefault((*key, layer.block_size, q_heads // layer.kv_heads), (layer, q_heads))
-    for done, (layer, q_heads) in enumerate(variants.values()):
-        if progress is not None:
-            what = f"attention {layer.key_dim}/{layer.value_dim}, {q_heads} heads"
-            progress(done, len(variants), what)
+    for layer, q_heads in variants.values():
         paged_attention.warm_up(layer, q_heads=q_heads)
         write_kv.warm_up(layer)
-    if progress is not None:
-        progress(len(variants), len(variants), "kernels ready")
     return len(variants)
 
 

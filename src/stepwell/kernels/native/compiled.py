@@ -11,15 +11,21 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import types
+from numba.core import sigutils, types
+from numba.core.ccallback import CFunc
+
+from stepwell.kernels.native import compile_log
 
 # A callback that works on one step's arguments; see team.run.
 KERNEL_SIGNATURE = types.void(types.int64)
 _KERNELS = Path(__file__).resolve().parent.parent
+# No division raises, since nobody could catch it in a C callback.
+_OPTIONS = {"error_model": "numpy"}
 _lock = threading.Lock()  # numba's compiler and its cache setting are process-wide
 
 
@@ -28,10 +34,15 @@ def cache_folder() -> Path:
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(chosen) if chosen else Path(home) / "stepwell" / "numba"
+    return root / f"kernels-{_sources_digest()[:16]}"
+
+
+@cache
+def _sources_digest() -> str:
     digest = hashlib.sha256()
     for source in sorted(_KERNELS.rglob("*.py")):
         digest.update(source.read_bytes())
-    return root / f"kernels-{digest.hexdigest()[:16]}"
+    return digest.hexdigest()
 
 
 def _usable(folder: Path) -> bool:
@@ -49,12 +60,34 @@ def compile_kernel(function: Callable[[int], None]) -> Any:
     a writable cache folder the kernel is compiled afresh in each process: slower, never wrong.
     """
     folder = cache_folder()
-    cached = _usable(folder)
-    with _lock:
+    name = function.__module__.removeprefix("stepwell.kernels.")
+    with _lock, compile_log.making(name) as begin:
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(folder)
         try:
-            # error_model: no division raises, since nobody could catch it in a C callback.
-            return numba.cfunc(KERNEL_SIGNATURE, cache=cached, error_model="numpy")(function)
+            kernel = CFunc(function, sigutils.normalize_signature(KERNEL_SIGNATURE), {}, _OPTIONS)
+            if _usable(folder):
+                kernel.enable_caching()
+            kernel._cache = _Telling(kernel._cache, begin)
+            kernel.compile()
+            return kernel
         finally:
             numba.config.CACHE_DIR = before
+
+
+class _Telling:
+    """numba's cache of one kernel, saying so when it does not hold it."""
+
+    def __init__(self, cache: Any, missing: Callable[[], None]) -> None:
+        self._cache, self._missing = cache, missing
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """The machine code, None where it is not there."""
+        found = self._cache.load_overload(signature, context)
+        if found is None:
+            self._missing()
+        return found
+
+    def save_overload(self, signature: Any, code: Any) -> None:
+        """Keep it."""
+        self._cache.save_overload(signature, code)
