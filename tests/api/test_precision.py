@@ -46,6 +46,7 @@ from stepwell.evaluate.precision_units import (  # noqa: E402
 from stepwell.evaluate.quality_model import Subject  # noqa: E402
 from stepwell.evaluate.quality_stats import Pairs, tango_interval  # noqa: E402
 from stepwell.kernels.linear.quantize import WeightFormat  # noqa: E402
+from stepwell.kernels.native import dot  # noqa: E402
 from stepwell.model.weight_recipe import Recipe, load_recipe  # noqa: E402
 
 INT4, INT8, BF16 = WeightFormat.INT4, WeightFormat.INT8, WeightFormat.BFLOAT16
@@ -177,6 +178,28 @@ def test_exact_weights_change_nothing_and_bad_ones_are_found_out(
     assert not damaged["recall_all"]["noninferior_1pt"]
 
 
+@pytest.mark.skipif(dot.missing_features() is not None, reason=str(dot.missing_features()))
+def test_the_engine_computes_what_is_simulated() -> None:
+    """As close as other kernels alone bring it; int8's activations are rounded, too."""
+    kept = {"model.layers.0.self_attn.o_proj": INT8}
+    arms = [Arm(weights=BF16, how=How.ENGINE)]
+    for weights, exceptions in ((INT8, {}), (INT4, kept)):
+        recipe = Recipe("", weights, exceptions)
+        arms += [Arm(weights=weights, how=how, recipe=recipe) for how in How]
+    options = _options(arms, n=2, texts=3)
+    document = evaluate_precision(options, on_progress=lambda *_: None)
+    control, int8, int8_simulated, int4, int4_simulated = document["arms"]
+    assert control["fidelity"]["kl_mean"] < 1e-3 and control["share_of_bfloat16_bytes"] == 1
+    assert int8["fidelity"]["kl_mean"] < 3e-3
+    assert int4["fidelity"]["kl_mean"] == pytest.approx(
+        int4_simulated["fidelity"]["kl_mean"], rel=0.2
+    )
+    for one, other in ((int8, int8_simulated), (int4, int4_simulated)):
+        assert one["share_of_bfloat16_bytes"] == other["share_of_bfloat16_bytes"]
+    assert 0.265625 < int4["share_of_bfloat16_bytes"] < 0.28
+    assert int4["exceptions"] == {name: "int8" for name in kept}
+
+
 def test_choosing_goes_by_kl_a_byte_and_fits() -> None:
     figures = [(5.0, 100), (1.0, 10), (0.9, 10), (0.0, 1)]
     units = [UnitFindings(Unit(str(i), ()), *found) for i, found in enumerate(figures)]
@@ -221,6 +244,7 @@ def test_the_commands_write_a_recipe_tables_and_json(tmp_path: Path) -> None:
     assert made is not None and made.measured["share"] <= 0.285
     place = tmp_path / "precision.json"
     usual = ["precision", "house", "--quick", "--length", "128", "--n", "4", "--texts", "1"]
+    usual += ["--on", "simulated"]
     arguments = [*usual, "--weights", "int4", "--out", str(place), "--explain"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -231,11 +255,37 @@ def test_the_commands_write_a_recipe_tables_and_json(tmp_path: Path) -> None:
     assert "recall" not in json.loads(result.stdout)["arms"][0]
 
 
+def test_joining_adds_questions_and_arms(tmp_path: Path) -> None:
+    usual = ["precision", "house", "--quick", "--length", "128", "--n", "4", "--on", "simulated"]
+    files = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    runs = (["--weights", "int4", "--texts", "1"], ["--weights", "int4,nf4", "--texts", "0"])
+    for seed, (changes, file) in enumerate(zip(runs, files, strict=False)):
+        arguments = [*usual, *changes, "--seed", str(seed), "--out", str(file)]
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    joining = ["join", str(files[0]), str(files[1]), "--out", str(files[2])]
+    result = CliRunner().invoke(app, joining)
+    assert result.exit_code == 0, result.output
+    document = json.loads(files[2].read_text())
+    int4, nf4 = document["arms"]
+    assert int4["recall_all"]["n"] == 8 and nf4["recall_all"]["n"] == 4
+    assert "kl_mean" in int4["fidelity"] and "fidelity" not in nf4
+    assert document["unquantized"]["recall"]["pairs"]["n"] == 4
+    assert "perplexity" in document["unquantized"] and len(document["runs"]) == 2
+    result = CliRunner().invoke(app, ["join", str(files[0]), str(files[0])])
+    assert "two of these results" in str(result.exception)
+    files[1].write_text(json.dumps({"arms": []}))
+    result = CliRunner().invoke(app, ["join", str(files[0]), str(files[1])])
+    assert "no result" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["precision", "house", "--weights", "int5"], "int4"),
         (["precision", "house", "--weights", ""], "no format"),
+        (["precision", "house", "--on", "paper"], "simulated"),
+        (["precision", "house", "--on", ""], "nothing to measure on"),
+        (["precision", "house", "--device", "cuda"], "--on simulated"),
         (["precision", "house", "--tasks", "needles"], "needle"),
         (["precision", "house", "--device", "tpu"], "cpu or cuda"),
         (["precision", "house", "--length", "4000"], "3584"),

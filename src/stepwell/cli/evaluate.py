@@ -121,28 +121,37 @@ def quality(
 
 @app.command()
 def join(
-    files: Annotated[list[Path], typer.Argument(help="Results that `quality --out` wrote.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Results that `quality --out` or `precision --out` wrote.")
+    ],
     plot: Plot = None,
     out: Out = None,
     as_json: options.Json = False,
 ) -> None:
-    """Join results: other seeds add questions, other codecs add rows. One file is drawn again.
+    """Join results of one kind: other seeds add questions, other settings add rows. One file is
+    shown again.
 
     Example: [bold]stepwell evaluate join seed1.json seed2.json --plot quality.svg[/bold]
     """
     from stepwell.evaluate.quality_report import join as join_findings
     from stepwell.evaluate.quality_report import make_document, read_document
 
-    parts, runs = [], []
+    documents, parts, runs = [], [], []
+    of_weights = False
     for file in files:
         try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            parts.append(read_document(document))
-            own = {name: document.get(name) for name in ("date", "command", "seconds")}
-            runs += document.get("runs", [own])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            documents.append(json.loads(file.read_text(encoding="utf-8")))
+            of_weights = "arms" in documents[0]
+            if not of_weights:
+                parts.append(read_document(documents[-1]))
+            own = {name: documents[-1].get(name) for name in ("date", "command", "seconds")}
+            runs += documents[-1].get("runs", [own])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"{file} is no result of `stepwell evaluate quality`: {error}."
             raise ConfigError(message, hint="Write one with --out.", param="files") from None
+    if of_weights:
+        evaluate_precision.finish_joined(documents, runs, out=out, as_json=as_json)
+        return
     joined = make_document(join_findings(parts))
     _finish(_dated(joined | {"runs": runs}, quick=False), out=out, plot=plot, as_json=as_json)
 

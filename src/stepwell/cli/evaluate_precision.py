@@ -25,7 +25,17 @@ Text = Annotated[
 
 def precision(
     model: Model = "house",
-    weights: Annotated[str, typer.Option(help="int8, int4, nf4.")] = "int8,int4,nf4",
+    weights: Annotated[
+        str, typer.Option(help="int8, int4, nf4; bfloat16 is the control.")
+    ] = "bfloat16,int8,int4",
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            help="`engine`: what `stepwell serve --weights` computes; `simulated`: restored "
+            "weights in transformers' layers; both: engine,simulated.",
+        ),
+    ] = "engine",
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +71,7 @@ def precision(
     Your model: [bold]stepwell evaluate precision ./llama --weights int8,int4 --text mine.txt[/bold]
     """
     _check_device(device)
-    from stepwell.evaluate.precision_arms import make_arms, make_formats
+    from stepwell.evaluate.precision_arms import make_arms, make_formats, make_hows
     from stepwell.evaluate.precision_run import PrecisionOptions, evaluate_precision
     from stepwell.evaluate.quality_tasks import HOUSE_TASKS, LARGE_TASKS, check_tasks
 
@@ -71,10 +81,10 @@ def precision(
     sizes = {"n": n, "texts": texts, "length": length}
     if quick:
         sizes = {"n": min(n, 40), "texts": min(texts, 4), "length": min(length, 512)}
-    formats = make_formats(_words(weights))
+    formats, hows = make_formats(_words(weights)), make_hows(_words(on), device=device)
     wanted = PrecisionOptions(
         model=model,
-        arms=make_arms(model, formats, with_recipes=not no_recipe),
+        arms=make_arms(model, formats, hows=hows, with_recipes=not no_recipe),
         tasks=names,
         seed=seed,
         text=tuple(text or ()),
@@ -104,7 +114,7 @@ def sensitivity(
             "28.5 for 4 bits."
         ),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=256, help="Tokens of text to use.")] = 4096,
+    tokens: Annotated[int, typer.Option(min=256, help="Tokens of text to use.")] = 2048,
     length: Annotated[int, typer.Option(min=16, help="Tokens of a piece.")] = 512,
     units: Annotated[
         int, typer.Option(min=1, help="Most measurements: neighbouring layers are joined.")
@@ -158,6 +168,23 @@ def sensitivity(
             show_sensitivity(result)
         if explain:
             print_decisions(decisions, as_json=False)
+
+
+def finish_joined(
+    documents: list[dict[str, Any]], runs: list[Any], *, out: Path | None, as_json: bool
+) -> None:
+    """`stepwell evaluate join` of what `precision` wrote."""
+    from stepwell.evaluate.precision_report import join
+
+    try:
+        joined = join(documents) | {"runs": runs}
+    except (KeyError, TypeError, AttributeError) as error:
+        message = f"one of these is no result of `stepwell evaluate precision`: {error}."
+        raise ConfigError(message, hint="Write one with --out.", param="files") from None
+    document = result_document(joined, model=joined["model"], quick=False)
+    _finish(document, out=out, as_json=as_json)
+    if not as_json:
+        show_precision(document)
 
 
 def _finish(document: dict[str, Any], *, out: Path | None, as_json: bool) -> None:

@@ -23,11 +23,11 @@ def show_precision(document: Row) -> None:
                "top-1", "perplexity ratio", "95 %")  # fmt: skip
     print_table(title, columns, [_bytes_row(arm) for arm in arms])
     if base["recall"]:
-        columns = ("weights", "right", "lost", "gained", "difference, points", "95 % (bootstrap)",
-                   "95 % (Tango)", "McNemar p", "within 1 point")  # fmt: skip
+        columns = ("weights", "measured on", "n", "right", "lost", "gained", "difference, points",
+                   "95 % (bootstrap)", "95 % (Tango)", "McNemar p", "within 1 point")  # fmt: skip
         right = ", ".join(f"{k} {v['accuracy']:.2%}" for k, v in base["recall"].items())
         title = f"Answers, paired with the unquantized model's ({right})"
-        print_table(title, columns, [_recall_row(arm) for arm in arms])
+        print_table(title, columns, [_recall_row(arm) for arm in arms if "recall_all" in arm])
     print("What these figures show, and what not: docs/precision.md.")
 
 
@@ -55,6 +55,8 @@ def _recall_row(arm: Row) -> tuple[str, ...]:
     recall = arm["recall_all"]
     return (
         arm["weights"],
+        arm["measured_on"],
+        str(recall["n"]),
         f"{recall['accuracy']:.2%}",
         str(recall["lost"]),
         str(recall["gained"]),

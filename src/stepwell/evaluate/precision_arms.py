@@ -1,9 +1,9 @@
 """The models that are compared: unquantized, and with weights in low bits.
 
-`SIMULATED` writes quantized and restored weights into the plain layers, so that everything but the
-weights (kernels, activations) stays as in the unquantized model. `ENGINE` loads the model as
-`stepwell serve --weights` does and so measures what is served, kernels and quantized activations
-included.
+`ENGINE` replaces the model's modules as `stepwell serve --weights` does and so measures what is
+served, kernels and quantized activations included. `SIMULATED` writes quantized and restored
+weights into the plain layers, so that everything but the weights stays as in the unquantized model.
+bfloat16 on the engine is the control: what other kernels alone do.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from stepwell.base.decisions import Decision
 from stepwell.base.errors import ConfigError, unknown_name
 from stepwell.evaluate.precision_units import Linear, linear_layers, share_of_bfloat16
 from stepwell.evaluate.quality_model import Subject
+from stepwell.kernels.linear import PackedLinear
 from stepwell.kernels.linear.quantize import WeightFormat, dequantize, quantize
 from stepwell.model.attention import ATTENTION_NAME, register_attention
 from stepwell.model.load import describe_model, find_checkpoint, read_hf_config
+from stepwell.model.swap import swap_modules
 from stepwell.model.weight_recipe import Recipe, load_recipe
-
-LOW_BIT = tuple(format for format in WeightFormat if format is not WeightFormat.BFLOAT16)
 
 
 class How(enum.StrEnum):
@@ -45,6 +45,11 @@ class Arm:
     recipe: Recipe | None = None
 
     @property
+    def label(self) -> str:
+        """For progress and as a key."""
+        return f"{self.weights} ({self.how})"
+
+    @property
     def exceptions(self) -> Mapping[str, WeightFormat]:
         """Layers in higher precision."""
         return {} if self.recipe is None else self.recipe.exceptions
@@ -53,26 +58,44 @@ class Arm:
 def make_formats(names: Sequence[str]) -> tuple[WeightFormat, ...]:
     """Those of `--weights`. Raises ConfigError for a name that is none, and for no name."""
     for name in names:
-        if name not in list(LOW_BIT):
-            message, hint = unknown_name("weight format", name, LOW_BIT)
+        if name not in list(WeightFormat):
+            message, hint = unknown_name("weight format", name, list(WeightFormat))
             raise ConfigError(message, hint=hint, param="weights")
     if not names:
-        raise ConfigError("no format.", hint=f"Known: {', '.join(LOW_BIT)}.", param="weights")
+        known = ", ".join(WeightFormat)
+        raise ConfigError("no format.", hint=f"Known: {known}.", param="weights")
     return tuple(WeightFormat(name) for name in dict.fromkeys(names))
 
 
+def make_hows(names: Sequence[str], *, device: str) -> tuple[How, ...]:
+    """Those of `--on`. Raises ConfigError for a name that is none, for none, and for the engine's
+    kernels elsewhere than on the CPU."""
+    for name in names:
+        if name not in list(How):
+            message, hint = unknown_name("way to measure", name, list(How))
+            raise ConfigError(message, hint=hint, param="on")
+    hows = tuple(how for how in How if how in names)
+    if not hows or (How.ENGINE in hows and device != "cpu"):
+        reason = "the kernels for low bits are for the CPU" if hows else "nothing to measure on"
+        raise ConfigError(f"{reason}.", hint="Give --on simulated.", param="on")
+    return hows
+
+
 def make_arms(
-    model: str, formats: Sequence[WeightFormat], *, with_recipes: bool
+    model: str, formats: Sequence[WeightFormat], *, hows: Sequence[How], with_recipes: bool
 ) -> tuple[Arm, ...]:
-    """One for each format, with what `stepwell evaluate sensitivity` left for the checkpoint."""
+    """For each format, with what `stepwell evaluate sensitivity` left for the checkpoint. There is
+    nothing to simulate of bfloat16."""
     folder = find_checkpoint(model)
     return tuple(
         Arm(
             weights=format,
-            how=How.SIMULATED,
+            how=how,
             recipe=load_recipe(folder, format) if with_recipes else None,
         )
         for format in formats
+        for how in hows
+        if how is How.ENGINE or format is not WeightFormat.BFLOAT16
     )
 
 
@@ -169,8 +192,39 @@ def open_simulated(plain: Subject, arm: Arm) -> Iterator[Opened]:
         yield Opened(plain, share, decisions)
 
 
+def open_engine(model: str, arm: Arm) -> Opened:
+    """A second copy of the model, with its modules replaced as the engine replaces them. Raises
+    ConfigError where this machine cannot."""
+    subject = open_plain(model, device="cpu")
+    loaded = subject.loaded
+    layers = linear_layers(loaded.model)
+    formats_of(layers, arm)  # for its check
+    whole = sum(linear.nbytes(WeightFormat.BFLOAT16) for linear in layers)
+    del layers  # they hold the weights
+    decisions = swap_modules(
+        loaded.model, loaded.shapes, format=arm.weights, exceptions=arm.exceptions
+    )
+    if arm.recipe is not None:
+        decisions = (*decisions, arm.recipe.decision)
+    return Opened(subject, linear_bytes(loaded.model) / whole, decisions)
+
+
+def linear_bytes(model: nn.Module) -> int:
+    """Bytes of the weights of all linear layers as they are in memory, scales counted."""
+    size = 0
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            size += module.nbytes
+        elif type(module) is nn.Linear:
+            size += module.weight.nbytes
+    return size
+
+
 @contextlib.contextmanager
 def open_arm(plain: Subject, arm: Arm, *, model: str) -> Iterator[Opened]:
     """The arm, ready to run, for as long as this is open."""
+    if arm.how is How.ENGINE:
+        yield open_engine(model, arm)
+        return
     with open_simulated(plain, arm) as opened:
         yield opened

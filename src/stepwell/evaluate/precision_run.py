@@ -79,12 +79,11 @@ def evaluate_precision(options: PrecisionOptions, *, on_progress: OnProgress) ->
     seconds = {"unquantized_s": time.perf_counter() - began}
     found = []
     for arm in options.arms:
-        label = f"{arm.weights} ({arm.how})"
-        on_progress(f"loading {label}", 0, 1)
+        on_progress(f"loading {arm.label}", 0, 1)
         before = time.perf_counter()
         with open_arm(plain, arm, model=options.model) as opened:
             found.append(_run_arm(arm, opened, work, reference, options, on_progress))
-        seconds[f"{arm.weights}_{arm.how}_s"] = time.perf_counter() - before
+        seconds[f"{arm.label}_s"] = time.perf_counter() - before
     document = make_document(base, found)
     return document | {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
 
@@ -97,13 +96,12 @@ def _run_arm(
     options: PrecisionOptions,
     on_progress: OnProgress,
 ) -> ArmFindings:
-    label = f"{arm.weights} ({arm.how})"
     caches = _caches(opened.subject, options)
     text = TextResult()
     for done, passage in enumerate(work.passages):
-        on_progress(f"text, {label}", done, len(work.passages))
+        on_progress(f"text, {arm.label}", done, len(work.passages))
         compare(caches, passage, reference.kept[done], text)
-    answers = _ask(opened.subject, caches, work, options, label, on_progress)
+    answers = _ask(opened.subject, caches, work, options, arm.label, on_progress)
     return ArmFindings(arm=arm, opened=opened, text=text, answers=answers)
 
 

@@ -50,7 +50,7 @@ class SensitivityOptions:
     model: str
     format: WeightFormat
     budget: float | None = None
-    tokens: int = 4096
+    tokens: int = 2048
     length: int = 512
     units: int = 64
     text: tuple[Path, ...] = ()

@@ -185,7 +185,7 @@ def join(parts: Sequence[Findings]) -> Findings:
     for part in parts[1:]:
         if part.head != whole.head:
             raise ConfigError("these results are of different models or contexts.", param="files")
-        _merge(whole.vanilla, part.vanilla, of_vanilla=True)
+        merge_answers(whole.vanilla, part.vanilla, of_vanilla=True)
         whole.perplexity = part.perplexity if whole.perplexity is None else whole.perplexity
         known = {row.setting: row for row in whole.rows}
         for row in part.rows:
@@ -197,12 +197,14 @@ def join(parts: Sequence[Findings]) -> Findings:
 
 
 def _add(row: Row, other: Row) -> None:
-    _merge(row.answers, other.answers, of_vanilla=False)
+    merge_answers(row.answers, other.answers, of_vanilla=False)
     row.cost = row.cost + other.cost
     row.fidelity = row.fidelity or other.fidelity
 
 
-def _merge(known: Answers, other: Answers, *, of_vanilla: bool) -> None:
+def merge_answers(known: Answers, other: Answers, *, of_vanilla: bool) -> None:
+    """Add answers to other seeds, in place. ConfigError for seeds that both have, but for vanilla's
+    where they are the same."""
     for task, seeds in other.items():
         for seed, text in seeds.items():
             present = known.setdefault(task, {}).get(seed)
