@@ -22,11 +22,11 @@ from stepwell.base.errors import (
 from stepwell.kernels.linear import PackedLinear, WeightFormat
 from stepwell.model.architectures import TESTED_MODEL_TYPES, refuse_unsupported
 from stepwell.model.attention import (
-    ATTENTION_NAME,
     LayerShape,
     probe_layers,
     register_attention,
 )
+from stepwell.model.checkpoint import build_model
 from stepwell.model.swap import swap_modules
 from stepwell.model.tokenizer import Tokenizer
 from stepwell.model.weight_recipe import load_recipe
@@ -144,7 +144,7 @@ def load_model(
 ) -> LoadedModel:
     """Load weights (safetensors only, or random ones) with our attention, and probe the layers."""
     register_attention()
-    model = _build(config, folder, hf_config, dtype=dtype).to(device).eval()
+    model = build_model(config, folder, hf_config, dtype=dtype).to(device).eval()
     model.requires_grad_(requires_grad=False)
     parameters = sum(p.numel() for p in model.parameters())
     loaded = describe_model(model, folder, hf_config, parameters=parameters)
@@ -234,30 +234,6 @@ def weight_bytes(model: nn.Module) -> int:
     linears = (m for m in model.modules() if isinstance(m, PackedLinear))
     packed = sum(m.nbytes for m in linears if not m.is_buffered)
     return packed + sum(t.numel() * t.element_size() for t in tensors.values())
-
-
-def _build(config: ModelConfig, folder: Path, hf_config: Any, *, dtype: torch.dtype) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # the caller shows progress
-    if config.random_weights:
-        return AutoModelForCausalLM.from_config(
-            hf_config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=False
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise UnsafeCheckpoint(
-            f"{folder} has no safetensors weights; pickled ones are never loaded.",
-            hint="Convert them with transformers' save_pretrained.",
-        )
-    return AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=hf_config,
-        dtype=dtype,
-        attn_implementation=ATTENTION_NAME,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
 
 
 def _load_tokenizer(folder: Path, eos: frozenset[int]) -> Tokenizer | None:

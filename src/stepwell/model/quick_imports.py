@@ -13,6 +13,7 @@ imports Stepwell as a library imports transformers as ever.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.abc
 import importlib.machinery
 import sys
@@ -57,6 +58,7 @@ def import_transformers() -> None:
                 AutoModelForCausalLM,
                 GenerationMixin,
             )
+        gc.freeze()  # later collections need not look through what the imports made
     except (ImportError, AttributeError):
         for name in [n for n in sys.modules if n.partition(".")[0] == "transformers"]:
             del sys.modules[name]

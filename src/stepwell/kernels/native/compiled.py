@@ -65,7 +65,8 @@ def compile_kernel(function: Callable[[int], None]) -> Any:
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(folder)
         try:
-            kernel = CFunc(function, sigutils.normalize_signature(KERNEL_SIGNATURE), {}, _OPTIONS)
+            signature = sigutils.normalize_signature(KERNEL_SIGNATURE)
+            kernel: Any = CFunc(function, signature, {}, _OPTIONS)
             if _usable(folder):
                 kernel.enable_caching()
             kernel._cache = _Telling(kernel._cache, begin)
