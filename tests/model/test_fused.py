@@ -27,7 +27,7 @@ from stepwell.model.attention import (
     probe_layers,
     register_attention,
 )
-from stepwell.model.fused import FusedStack, fuse_layers
+from stepwell.model.fused.stack import FusedStack, fuse_layers
 from stepwell.model.pool import KVPool
 from stepwell.model.swap import swap_modules
 

@@ -18,6 +18,7 @@ from stepwell.cache.manager import CacheManager
 from stepwell.engine.scheduler import ScheduledSequence
 from stepwell.kernels.paged_attention import PrefillSpan, RaggedBatch
 from stepwell.model.attention import CONTEXT_ARGUMENT, PackedRows, StepContext
+from stepwell.model.fused.forward import fused_logits, fused_stack
 from stepwell.model.load import LoadedModel
 from stepwell.model.pool import KVPool
 
@@ -46,6 +47,9 @@ class ModelRunner:
         max_model_len: int,
     ) -> None:
         self._model = loaded.model
+        self._stack = fused_stack(loaded.model)
+        if self._stack is not None:
+            self._stack.reserve(max_step_tokens)
         self._pool = pool
         self._device = pool.storage.device
         width = -(-max_model_len // pool.block_size)
@@ -62,7 +66,7 @@ class ModelRunner:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the step buffers."""
+        """Bytes of the step buffers, and of the rows between fused kernels."""
         buffers = (
             self._batch_table,
             self._tokens,
@@ -71,7 +75,8 @@ class ModelRunner:
             self._starts,
             self._contexts,
         )
-        return self._table.nbytes + sum(b.numel() * b.element_size() for b in buffers)
+        rows = 0 if self._stack is None else self._stack.workspace_bytes
+        return rows + self._table.nbytes + sum(b.numel() * b.element_size() for b in buffers)
 
     @torch.inference_mode()
     def run(self, plan: Seq[ScheduledSequence], cache: CacheManager) -> StepLogits:
@@ -82,11 +87,17 @@ class ModelRunner:
         keep, rows = _rows_to_keep(plan)
         if not keep:
             keep = [total - 1]  # transformers has no way to ask for no logits at all
+        tokens = self._to_device(self._tokens[:total])
+        positions = self._to_device(self._positions[:total])
+        rows_kept = torch.tensor(keep, device=self._device)
+        if self._stack is not None:
+            logits = fused_logits(self._model, tokens, positions, keep=rows_kept, context=context)
+            return StepLogits(logits=logits, rows=rows)
         output = self._model(
-            input_ids=self._to_device(self._tokens[:total]).unsqueeze(0),
-            position_ids=self._to_device(self._positions[:total]).unsqueeze(0),
+            input_ids=tokens.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
             use_cache=False,
-            logits_to_keep=torch.tensor(keep, device=self._device),
+            logits_to_keep=rows_kept,
             **{CONTEXT_ARGUMENT: context},
         )
         return StepLogits(logits=output.logits[0], rows=rows)

@@ -48,7 +48,7 @@ def swap_modules(
     norms = swap_norms(model)
     if linears.value == "plain" or registry.kernel_choice() == registry.REFERENCE:
         return (linears, norms)  # before numba is imported for nothing
-    from stepwell.model.fused import fuse_layers
+    from stepwell.model.fused.stack import fuse_layers
 
     return (linears, norms, fuse_layers(model, shapes))
 

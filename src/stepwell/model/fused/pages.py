@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stepwell.kernels.paged_attention import AttentionSpec, PagedLayer, RaggedBatch
+from stepwell.kernels.paged_attention import AttentionSpec, PagedLayer, RaggedBatch, version_for
 from stepwell.kernels.paged_attention import cpu as attention
 from stepwell.kernels.paged_attention import cpu_record as fld
 from stepwell.kernels.write_kv import cpu as write_kv
@@ -41,11 +41,14 @@ class StepCalls:
 
 
 class PagedCalls:
-    """Knows where each layer's part of one pool is."""
+    """Knows where each layer's part of one pool is. `usable`: whether compiled code reads it."""
 
     def __init__(self, parts: Sequence[LayerParts], layers: Mapping[nn.Module, PagedLayer]) -> None:
         self._layers = layers
         self._paged = [layers[p.attention] for p in parts]
+        self.usable = all(version_for(layer) is attention.attend for layer in self._paged)
+        if not self.usable:
+            return
         self._spec = AttentionSpec(scale=parts[0].scale)
         self._windows = np.array([attention.window_field(p.shape.window) for p in parts])
         pools = [attention.pool_fields(layer) for layer in self._paged]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import ModelError
 from stepwell.kernels import registry
-from stepwell.kernels.paged_attention import AttentionSpec, version_for
+from stepwell.kernels.paged_attention import AttentionSpec
 from stepwell.model.attention import CONTEXT_ARGUMENT, AttentionContext, LayerShape, StepContext
 from stepwell.model.fused.pages import PagedCalls
 from stepwell.model.fused.recognize import LayerParts, parts_of
@@ -68,7 +68,7 @@ class FusedStack(nn.Module):
             for name, table in zip(("cos", "sin"), position_embeddings, strict=True):
                 self._take(name, table[0])
             program.reset()
-            if isinstance(context, StepContext) and _is_paged(context, self._parts):
+            if isinstance(context, StepContext) and self._finds_pages(context):
                 self._run_paged(program, context, rows)
             else:
                 self._run_in_pieces(program, context, rows)
@@ -102,9 +102,16 @@ class FusedStack(nn.Module):
         self._programs.move_to_end(rows)
         return known
 
-    def _run_paged(self, program: Program, context: StepContext, rows: int) -> None:
+    def _finds_pages(self, context: StepContext) -> bool:
+        """Whether all of a pass can be one program."""
+        if context.packed:
+            return False
         if self._pages is None or not self._pages.fits(context.layers):
             self._pages = PagedCalls(self._parts, context.layers)
+        return self._pages.usable
+
+    def _run_paged(self, program: Program, context: StepContext, rows: int) -> None:
+        assert self._pages is not None
         names = ("query", "key", "value", "attended")
         step = self._pages.prepare(context.batch, *(self._rows(name, rows) for name in names))
         calls = program.calls.copy()
@@ -130,15 +137,6 @@ class FusedStack(nn.Module):
             out = context.attend(parts.attention, query, key, value, spec)
             self._take("attended", out.flatten(1))
             run_calls(program.calls[place.after : place.last], threads=threads)
-
-
-def _is_paged(context: StepContext, parts: Sequence[LayerParts]) -> bool:
-    """Whether all of a pass can be one program."""
-    if context.packed:
-        return False
-    from stepwell.kernels.paged_attention import cpu
-
-    return all(version_for(context.layers[p.attention]) is cpu.attend for p in parts)
 
 
 def fuse_layers(model: nn.Module, shapes: Mapping[nn.Module, LayerShape]) -> Decision:
