@@ -91,8 +91,9 @@ def run_speed_bench(
 def _earlier(run: _Run, earlier: dict[str, Any] | None) -> dict[str, Any]:
     if earlier is None:
         return {}
+    before = {"model": earlier["summary"]["model"], "sizes": earlier["sizes"]}
     for name, now in (("model", run.options.model), ("sizes", asdict(run.options.sizes))):
-        if earlier.get(name) != now:
+        if before[name] != now:
             raise ConfigError(f"the earlier result has another {name}.", param="add")
     run.samples = [Sample(**sample) for sample in earlier["samples"]]
     run.loaded = dict(earlier["loaded"])

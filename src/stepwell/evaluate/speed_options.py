@@ -88,9 +88,11 @@ RIVALS = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Tokens. `decode` are generated after `short`; `prefill` and `long` are prompts. `lengths`:
-    the share of the 32 requests' lengths, 0: as much as there is time for."""
+    """Tokens. `warm` is a prompt before all measurements, longer than a step of anyone. `decode`
+    are generated after `short`; `prefill` and `long` are prompts. `lengths`: the share of the 32
+    requests' lengths, 0: as much as there is time for."""
 
+    warm: int = 600
     short: int = 64
     decode: int = 128
     prefill: int = 2048

@@ -15,7 +15,6 @@ from stepwell.evaluate.speed_options import Part, Sizes
 from stepwell.evaluate.statistics import median
 from stepwell.evaluate.workload import random_tokens
 
-_WARM_PROMPT = 600  # longer than the step of anyone
 _WARM_TURNS = 2
 
 
@@ -42,7 +41,7 @@ class Asked:
 
 def warm_up(contestant: Contestant, asked: Asked, *, batch: bool) -> None:
     """Short work of each kind, so that nobody compiles or allocates while it is measured."""
-    contestant.ask("ttft", prompts=[asked.prompt(_WARM_PROMPT)], max_tokens=8, warm=1)
+    contestant.ask("ttft", prompts=[asked.prompt(asked.sizes.warm)], max_tokens=8, warm=1)
     if batch:
         requests = [request | {"max_tokens": 8} for request in asked.requests()[:4]]
         contestant.ask("run", requests=requests)

@@ -66,7 +66,7 @@ def part_section(
             f"{median(shares):.0%}" if shares else "-",
             format_bytes(bytes_per_token(loaded[label], cost)),
             _times(ratio(mine, rival_of(label), label) if _is_rival(label) else None),
-            _times(None if _is_rival(label) else ratio(mine, label, PLAIN.label)),
+            _times(ratio(mine, label, PLAIN.label) if _is_low_bit(label) else None),
         ))  # fmt: skip
     columns = (
         "engine, weights",
@@ -114,6 +114,10 @@ def ratio(samples: Sequence[Sample], above: str, below: str) -> float | None:
 
 def _is_rival(label: str) -> bool:
     return not label.startswith(STEPWELL)
+
+
+def _is_low_bit(label: str) -> bool:
+    return not _is_rival(label) and label != PLAIN.label
 
 
 def _times(value: float | None) -> str:
