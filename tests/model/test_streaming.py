@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
@@ -24,6 +25,7 @@ from stepwell.base.errors import (  # noqa: E402
 )
 from stepwell.base.sampling import SamplingParams  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
+from stepwell.hardware.machine import read_machine  # noqa: E402
 from stepwell.model.streaming.files import ALIGNMENT, BlockFile  # noqa: E402
 
 LARGER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
@@ -47,9 +49,8 @@ def start():
     started: list[LLM] = []
 
     def make(folder: Path, budget: str, **settings: Any) -> LLM:
-        started.append(
-            LLM(str(folder), cache__pool="4MiB", model__weights_budget=budget, **settings)
-        )
+        settings = {"cache__pool": "4MiB", "model__weights_budget": budget} | settings
+        started.append(LLM(str(folder), **settings))
         return started[-1]
 
     yield make
@@ -105,6 +106,18 @@ def test_bfloat16(checkpoint: Callable[..., Path], start) -> None:
     for _ in range(2):
         streamed = start(folder, "2MiB", model__dtype="bfloat16")
         assert decision(streamed, "kernels.linear").value == decision(whole, "kernels.linear").value
+        assert tokens(streamed) == tokens(whole)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_low_bit_weights(checkpoint: Callable[..., Path], start, weights: str) -> None:
+    """Of layers that nobody fuses: both compute with the same kernels."""
+    folder = checkpoint("olmo2", **LARGER)
+    low = {"model__dtype": "bfloat16", "model__weights": weights}
+    whole = start(folder, "0", **low)
+    for _ in range(2):
+        streamed = start(folder, "1600KiB", **low)
+        assert streamed.stats.streaming is not None
         assert tokens(streamed) == tokens(whole)
 
 
@@ -242,3 +255,36 @@ def _kill_after(folder: Path, units: int, streamed: Path) -> None:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         child.stdout.close()
+
+
+def test_auto_splits_what_is_free(
+    checkpoint: Callable[..., Path], start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint("llama", **LARGER)
+    machine = read_machine()
+    assert decision(start(folder, "auto"), "weights.budget").value == "off"
+    little = dataclasses.replace(machine, memory_available=6 << 20)
+    monkeypatch.setattr("stepwell.engine.build_streaming.read_machine", lambda: little)
+    limits = {"scheduler__max_step_tokens": 64, "scheduler__max_sequences": 4}
+    streamed = start(folder, "auto", cache__pool="auto", **limits)
+    split = decision(streamed, "memory.split")
+    assert split.predicted > 0
+    assert streamed.built.info.weight_bytes + streamed.stats.memory.pool < 6 << 20
+    assert tokens(streamed) == tokens(start(folder, "0"))
+    monkeypatch.setattr(
+        "stepwell.engine.build_streaming.read_machine",
+        lambda: dataclasses.replace(machine, memory_available=1 << 20),
+    )
+    with pytest.raises(WeightsBudgetTooSmall):
+        start(folder, "auto")
+
+
+def test_a_slow_disk_widens_the_steps(
+    checkpoint: Callable[..., Path], start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepwell.engine.build_streaming.measure_arithmetic", lambda dtype: 1e15)
+    folder = checkpoint("llama", **LARGER)
+    llm = start(folder, BUDGET)
+    found = decision(llm, "scheduler.max_step_tokens")
+    assert found.value == 4096
+    assert tokens(llm) == tokens(start(folder, "0"))

@@ -50,7 +50,7 @@ class ModelConfig:
     weights_budget: str = _setting(
         "0",
         "most memory for weights, such as 2GiB: what exceeds it is read from disk in every step; "
-        "0: all stay in memory",
+        "auto: what free memory allows; 0: all stay in memory",
     )
     verify: bool = _setting(True, "compare an untested architecture with transformers at load")
 
@@ -243,7 +243,8 @@ def _check(config: Config) -> None:
     if config.cache.pool != AUTO:
         _require(parse_bytes(config.cache.pool) > 0, "cache.pool", config.cache.pool, "positive")
     budget = config.model.weights_budget
-    _require(parse_bytes(budget) >= 0, "model.weights_budget", budget, "a size, or 0")
+    if budget != AUTO:
+        _require(parse_bytes(budget) >= 0, "model.weights_budget", budget, "a size, auto or 0")
     tiers = config.tiers
     _require(parse_bytes(tiers.host) >= 0, "tiers.host", tiers.host, "a size, or 0")
     for name in ("disk_capacity", "disk_free_floor"):

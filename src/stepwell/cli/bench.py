@@ -18,6 +18,7 @@ from stepwell.cli.bench_codec import codec
 from stepwell.cli.bench_hierarchy import hierarchy
 from stepwell.cli.bench_result import show_section, words
 from stepwell.cli.bench_speed import speed
+from stepwell.cli.bench_streaming import streaming
 from stepwell.cli.output import moving_line, note, print_table
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def bench() -> None:
 app.command()(hierarchy)
 app.command()(codec)
 app.command()(speed)
+app.command()(streaming)
 
 
 @app.command()

@@ -46,6 +46,7 @@ def chat(
     dtype: options.Dtype = None,
     weights: options.Weights = None,
     kv: options.Kv = None,
+    weights_budget: options.WeightsBudget = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
 ) -> None:
@@ -66,7 +67,7 @@ def chat(
             from stepwell.cli.local import local_engine
 
             flags = {"model.device": device, "model.dtype": dtype, "model.weights": weights}
-            flags["model.kv"] = kv
+            flags |= {"model.kv": kv, "model.weights_budget": weights_budget}
             chosen = options.make_config(model=model, file=config, settings=settings, flags=flags)
             backend = _LocalChat(stack.enter_context(local_engine(chosen)))
         _converse(backend, system=system, max_tokens=max_tokens, temperature=temperature)

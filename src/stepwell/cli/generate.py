@@ -43,6 +43,7 @@ def generate(
     dtype: options.Dtype = None,
     weights: options.Weights = None,
     kv: options.Kv = None,
+    weights_budget: options.WeightsBudget = None,
     pool: options.Pool = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
@@ -57,6 +58,7 @@ def generate(
 
     flags = {"model.device": device, "model.dtype": dtype, "cache.pool": pool}
     flags |= {"model.weights": weights, "model.kv": kv}
+    flags["model.weights_budget"] = weights_budget
     chosen = options.make_config(model=model, file=config, settings=settings, flags=flags)
     common = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
     bodies = list(_bodies(prompt, input_file, chat=chat, common=common))

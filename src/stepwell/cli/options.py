@@ -34,6 +34,10 @@ Weights = Annotated[
     str | None, typer.Option(help="checkpoint, int8, int4 or nf4: how weights are kept in memory.")
 ]
 Kv = Annotated[str | None, typer.Option(help="model, int8 or int4: how the pool keeps K and V.")]
+WeightsBudget = Annotated[
+    str | None,
+    typer.Option(help="Most memory for weights, such as 2GiB: the rest streams from disk; auto."),
+]
 Pool = Annotated[str | None, typer.Option(help="Size of the KV pool, such as 2GiB; auto.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Longest sequence in tokens.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

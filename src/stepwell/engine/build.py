@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from stepwell.base.config import Config
 from stepwell.base.decisions import Decision
 from stepwell.base.request import GenerationRequest
 from stepwell.base.sampling import SamplingParams
-from stepwell.base.units import format_bytes, parse_bytes
+from stepwell.base.units import format_bytes
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
 from stepwell.engine.build_rolling import make_rolling
+from stepwell.engine.build_streaming import load_for
 from stepwell.engine.build_tiers import (
     OpenTiers,
     WrapTier,
@@ -48,14 +49,10 @@ from stepwell.model.identity import Coverage, make_namespace
 from stepwell.model.load import (
     LoadedModel,
     ModelInfo,
-    choose_precision,
     find_checkpoint,
-    load_model,
     read_hf_config,
 )
 from stepwell.model.pool import KVPool, block_bytes
-from stepwell.model.streaming import load_within_budget
-from stepwell.model.streaming.packing import Packing
 from stepwell.model.verify import verify_architecture
 
 Progress = Callable[[str], None]
@@ -113,7 +110,7 @@ def _build(
     resolved = resolve(config, hf_config, read_machine())
     memory = [keep_freed_memory(), bound_primitive_caches()]
     say(f"loading {folder.name}")
-    loaded = _load(config, folder, hf_config, resolved, say)
+    config, loaded = load_for(config, folder, hf_config, resolved, say=say)
     clock.phase("model")
     decisions = [*resolved.decisions, *memory, *loaded.decisions, *_verify(config, loaded, say)]
     pool, sized = _allocate_pool(config, loaded, resolved)
@@ -154,26 +151,6 @@ def _build(
         decisions=tuple(decisions),
         open_tiers=lower,
     )
-
-
-def _load(
-    config: Config, folder: Path, hf_config: Any, resolved: Resolved, say: Progress
-) -> LoadedModel:
-    dtype, device = resolved.dtype, resolved.device
-    budget = parse_bytes(config.model.weights_budget)
-    if budget:
-        precision = choose_precision(config.model, folder)
-        packing = Packing(precision.format, precision.exceptions)
-        loaded = load_within_budget(
-            config.model, folder, hf_config,
-            dtype=dtype, device=device, budget=budget, packing=packing, say=say,
-        )  # fmt: skip
-        return replace(
-            loaded,
-            decisions=(*loaded.decisions, *precision.decisions),
-            precision=precision.identity,
-        )
-    return load_model(config.model, folder, hf_config, dtype=dtype, device=device)
 
 
 def _choose_threads(loaded: LoadedModel) -> Decision:
@@ -326,13 +303,14 @@ def _assemble(
 
 def _warm_up(engine: Engine, config: Config, info: ModelInfo, *, pool_tokens: int) -> None:
     """One prompt and a few decoded tokens, twice, so that no request pays for first use. What the
-    second one costs is the cost model's first measurement of computing."""
+    second one costs is the cost model's first measurement of computing; where weights stream,
+    every token is a pass over them, and without tiers nobody asks for the second."""
     limit = min(info.max_model_len, pool_tokens)
     length = min(config.scheduler.max_step_tokens + 8, limit - 4)
     if length < 1:
         return
     sampling = SamplingParams(max_tokens=2, temperature=0.0, ignore_eos=True)
-    for number in range(2):
+    for number in range(1 if engine.streams and engine.tiers is None else 2):
         tokens = tuple((i + number) % info.vocab_size for i in range(length))
         engine.add(
             GenerationRequest(

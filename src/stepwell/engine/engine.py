@@ -110,6 +110,11 @@ class Engine:
         return request_id in self._live
 
     @property
+    def streams(self) -> bool:
+        """Whether each step reads weights from disk."""
+        return self._streamer is not None
+
+    @property
     def num_waiting(self) -> int:
         """Sequences in the queue."""
         return len(self._scheduler.waiting)

@@ -142,7 +142,7 @@ def rival_contestant(name: str, *, workdir: Path, environments: Path) -> Contest
     """
     if name not in RIVALS:
         raise ContestantFailed(f"{name}: no such rival.", hint=f"Known: {', '.join(RIVALS)}.")
-    adapters = _adapters(name)
+    adapters = adapters_folder(name)
     if name in _OWN_ENVIRONMENT:
         python = Path(sys.executable)
     else:
@@ -170,7 +170,7 @@ def _module(name: str) -> str:
     return name.replace("-", "_").replace(".", "_")
 
 
-def _adapters(name: str) -> Path:
+def adapters_folder(name: str) -> Path:
     """The folder with this rival's adapter, in the repository but not in the package."""
     for parent in Path(__file__).resolve().parents:
         folder = parent / "bench" / "rivals"

@@ -79,19 +79,38 @@ def _memory() -> tuple[int, int]:
         return total, total // 2
     rows = dict(line.split(":", 1) for line in info.read_text().splitlines())
     total, available = (int(rows[k].split()[0]) * 1024 for k in ("MemTotal", "MemAvailable"))
-    container = cgroup_memory(Path("/sys/fs/cgroup"))
-    if container is not None:
-        limit, used = container
+    for limit, used in filter(None, map(cgroup_memory, _cgroup_folders(Path("/sys/fs/cgroup")))):
         total, available = min(total, limit), min(available, max(0, limit - used))
     return total, available
+
+
+def _cgroup_folders(root: Path) -> list[Path]:
+    """Folders whose limits hold for this process: its own groups and those around them, of both
+    versions of cgroups. Inside a container the paths may be those of the host: then only the roots
+    are there."""
+    found = [root, root / "memory"]
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds in ("", "memory"):
+            base = root / kinds if kinds else root
+            parts = Path(path).parts[1:]
+            found += [base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return found
 
 
 def cgroup_memory(folder: Path) -> tuple[int, int] | None:
     """Limit and use of a container in bytes, None where it has no limit. File pages that were not
     read again, such as a checkpoint's, are not counted: the kernel drops them before it kills."""
+    names = ("max", "current", "inactive_file")
+    if (folder / "memory.limit_in_bytes").is_file():  # version 1
+        names = ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
     try:
-        limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        limit, used = (int((folder / f"memory.{name}").read_text()) for name in names[:2])
         rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return limit, used - int(dict(rows)["inactive_file"])
+        return limit, used - int(dict(rows)[names[2]])
     except (OSError, ValueError, KeyError):
         return None

@@ -8,7 +8,7 @@ how layers compute, which must take the addresses of their tensors anew at each 
 
 from __future__ import annotations
 
-from stepwell.model.streaming.load import load_within_budget
+from stepwell.model.streaming.load import Needs, load_within_budget, measure_read, needs_of
 from stepwell.model.streaming.streamer import Streamer
 
-__all__ = ["Streamer", "load_within_budget"]
+__all__ = ["Needs", "Streamer", "load_within_budget", "measure_read", "needs_of"]

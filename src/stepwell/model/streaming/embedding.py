@@ -20,6 +20,11 @@ _READERS = 8
 _BATCH = 64  # rows gathered at a time: what bounds the buffer
 
 
+def gather_bytes(row: int) -> int:
+    """Of the buffer that rows of so many bytes pass through."""
+    return _BATCH * (aligned(row) + ALIGNMENT)
+
+
 class EmbeddingRows:
     """Stands before an `nn.Embedding`: its weight becomes the rows of this call, and the ids become
     their places in it. Works for subclasses that scale what they look up."""
@@ -30,7 +35,7 @@ class EmbeddingRows:
         self._width = stored.shape[1]
         self._row = self._width * stored.torch_dtype.itemsize
         self._span = aligned(self._row) + ALIGNMENT
-        self._buffer = Arena(_BATCH * self._span)
+        self._buffer = Arena(gather_bytes(self._row))
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="embedding")
         self.rows_read = 0
         module.padding_idx = None  # of training only, and checked against the shrunken weight

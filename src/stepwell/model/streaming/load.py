@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,26 +25,64 @@ from stepwell.model.attention import register_attention
 from stepwell.model.load import LoadedModel, describe_model, load_model
 from stepwell.model.streaming.build import Say, build_store, store_identity, store_path
 from stepwell.model.streaming.checkpoint import CheckpointTensors
-from stepwell.model.streaming.embedding import EmbeddingRows
-from stepwell.model.streaming.files import BlockFile
+from stepwell.model.streaming.embedding import EmbeddingRows, gather_bytes
+from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile
 from stepwell.model.streaming.packing import Packing
 from stepwell.model.streaming.plan import SLOTS, choose_residents, least_bytes
+from stepwell.model.streaming.reader import PIECE
 from stepwell.model.streaming.skeleton import Origin, Skeleton, make_skeleton
 from stepwell.model.streaming.store import StoreIndex, read_index
 from stepwell.model.streaming.streamer import Streamer
 
 logger = logging.getLogger(__name__)
+_PADDING = 1.02  # packed weights are padded to whole panels and blocks
+_PROBE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A store whose every streamed byte has been read and checked once. `speed`: bytes/s of that.
-    `built`: why the store was built, empty where it was there."""
+    """A store whose every streamed byte has been read and checked once. `built`: why the store was
+    built, empty where it was there."""
 
     streamer: Streamer
     index: StoreIndex
-    speed: float
     built: str
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a model asks for before anything is loaded: bytes of all weights in its precision,
+    unpacked, and the least that streaming holds; `parameters` counts tied ones once."""
+
+    weights: int
+    least: int
+    parameters: int
+
+
+def needs_of(hf_config: Any, *, dtype: torch.dtype) -> Needs:
+    """From the model's shape alone. Raises UnsupportedArchitecture."""
+    register_attention()
+    skeleton = make_skeleton(hf_config, dtype=dtype)
+    units = [[p.nbytes for p in unit.module.parameters()] for unit in skeleton.units]
+    width = skeleton.embedding.embedding_dim
+    least = int(_PADDING * least_bytes(units)) + gather_bytes(width * dtype.itemsize)
+    return Needs(skeleton.whole_bytes, least, skeleton.parameters)
+
+
+def measure_read(folder: Path) -> float:
+    """Bytes/s of large reads past the page cache, from a weights file: some 0.1 s. Raises
+    OSError."""
+    path = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    file = BlockFile(path)
+    try:
+        size = min(PIECE, file.size // ALIGNMENT * ALIGNMENT)
+        target, done, start = Arena(size), 0, time.perf_counter()
+        while done + size <= min(file.size, _PROBE_BYTES):
+            file.read(target.view[:size], done)
+            done += size
+        return done / (time.perf_counter() - start) if done else 1e9
+    finally:
+        file.close()
 
 
 def load_within_budget(
@@ -164,9 +203,9 @@ def _start(
             raise _too_small(budget, fixed + least_bytes(index.sizes))
         streamer = Streamer(skeleton.units, file, index, residency, rows=rows, fixed=fixed)
         undo.callback(streamer.close)
-        speed = streamer.check_all()
+        streamer.check_all()
         undo.pop_all()
-    return _Opened(streamer, index, speed, built)
+    return _Opened(streamer, index, built)
 
 
 def _too_small(budget: int, least: int) -> WeightsBudgetTooSmall:
@@ -184,7 +223,7 @@ def _decisions(skeleton: Skeleton, opened: _Opened, *, budget: int) -> tuple[Dec
     found = streamer.residency
     whole = sum(k == len(u) for k, u in zip(found.kept, opened.index.units, strict=True))
     units = len(found.kept)
-    seconds = found.streamed / opened.speed if opened.speed else 0.0
+    seconds = found.streamed / streamer.speed if streamer.speed else 0.0
     how = "past the page cache" if streamer.direct else "through the page cache, dropped after use"
     split = (
         f"{format_bytes(skeleton.whole_bytes)} of weights: {format_bytes(found.resident)} of "
@@ -195,7 +234,7 @@ def _decisions(skeleton: Skeleton, opened: _Opened, *, budget: int) -> tuple[Dec
     parts = f"{whole} of {units} layers and head slabs stay whole, the others in part or not at all"
     read = (
         f"{parts}; {format_bytes(found.streamed)} read in each step {how}, at the "
-        f"{opened.speed / 1e9:.2f} GB/s of the first pass in {seconds:.2f} s (predicted, seconds)"
+        f"{streamer.speed / 1e9:.2f} GB/s of the first pass in {seconds:.2f} s (predicted, seconds)"
     )
     decisions = [
         Decision("weights.budget", format_bytes(streamer.nbytes), split),

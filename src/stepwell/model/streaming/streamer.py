@@ -48,6 +48,8 @@ class Streamer:
         self._fixed = fixed
         self._hooks: list[RemovableHandle] = []
         self.residency = residency
+        self.speed = 0.0
+        """Bytes/s of the last `check_all`; 0 where nothing streams."""
         self.direct = file.direct
         self._residents: list[Arena] = []
         self._reader: ReadAhead | None = None
@@ -73,8 +75,8 @@ class Streamer:
         slots = sum(slot.size for slot in self._reader.slots) if self._reader else 0
         return self._fixed + slots + sum(arena.size for arena in self._residents)
 
-    def check_all(self) -> float:
-        """Read everything that streams once, which verifies it; bytes per second. Raises
+    def check_all(self) -> None:
+        """Read everything that streams once, which verifies it and sets `speed`. Raises
         WeightStoreDamaged, WeightStoreError."""
         before = self.stats()
         for place in range(self._places):
@@ -83,7 +85,8 @@ class Streamer:
             self._reader.leave()
         after = self.stats()
         seconds = after.read_seconds - before.read_seconds
-        return (after.read_bytes - before.read_bytes) / seconds if seconds else 0.0
+        if seconds:
+            self.speed = (after.read_bytes - before.read_bytes) / seconds
 
     def stats(self) -> StreamStats:
         """Counters since the start or `reset`."""

@@ -1,0 +1,157 @@
+"""From `model.weights_budget` to a loaded model, and to steps that are worth a pass over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stepwell.base.config import AUTO, Config
+from stepwell.base.decisions import Decision
+from stepwell.base.errors import WeightsBudgetTooSmall
+from stepwell.base.units import format_bytes, parse_bytes
+from stepwell.engine.memory_split import (
+    MOST_SEQUENCES,
+    MOST_STEP_TOKENS,
+    Demand,
+    Speeds,
+    balanced_rows,
+    measure_arithmetic,
+    split_memory,
+)
+from stepwell.engine.resolve import Resolved
+from stepwell.hardware.machine import read_machine
+from stepwell.model.load import LoadedModel, choose_precision, load_model
+from stepwell.model.streaming import Needs, load_within_budget, measure_read, needs_of
+from stepwell.model.streaming.packing import Packing
+
+Say = Callable[[str], None]
+_ROOM = 0.75  # of free memory: weights below it leave enough for KV and the rest, and are not split
+_STEP_MULTIPLE = 256
+_CONTEXT = 512  # tokens of a sequence when sequences are counted against free memory
+_KV_SHARE = 0.5  # of free memory; as resolve_pool takes
+
+
+def load_for(
+    config: Config, folder: Path, hf_config: Any, resolved: Resolved, *, say: Say
+) -> tuple[Config, LoadedModel]:
+    """Load the model as the settings ask for, whole or within a budget; the settings with the
+    sizes that were chosen for it. Raises what `load_model` and `load_within_budget` raise."""
+    dtype, device = resolved.dtype, resolved.device
+    if config.model.weights_budget == AUTO:
+        config, chosen = _choose_budget(config, folder, hf_config, resolved)
+    else:
+        chosen = []
+    budget = parse_bytes(config.model.weights_budget)
+    if not budget:
+        loaded = load_model(config.model, folder, hf_config, dtype=dtype, device=device)
+        return config, replace(loaded, decisions=(*chosen, *loaded.decisions))
+    precision = choose_precision(config.model, folder)
+    loaded = load_within_budget(
+        config.model,
+        folder,
+        hf_config,
+        dtype=dtype,
+        device=device,
+        budget=budget,
+        packing=Packing(precision.format, precision.exceptions),
+        say=say,
+    )
+    if loaded.streamer is None:
+        return config, loaded
+    config, widened = _widen_steps(config, loaded, resolved)
+    decisions = (*chosen, *loaded.decisions, *precision.decisions, *widened)
+    return config, replace(loaded, decisions=decisions, precision=precision.identity)
+
+
+def _choose_budget(
+    config: Config, folder: Path, hf_config: Any, resolved: Resolved
+) -> tuple[Config, list[Decision]]:
+    """A size for `auto`, and one for the pool where that is automatic, too."""
+    free = read_machine().memory_available
+    needs = needs_of(hf_config, dtype=resolved.dtype)
+    name, size = "weights.budget", format_bytes(needs.weights)
+    if needs.weights <= free * _ROOM or resolved.device.type != "cpu":
+        why = f"auto: all {size} of weights stay, in {format_bytes(free)} of free memory"
+        return _with_budget(config, "0"), [Decision(name, "off", why)]
+    speeds = Speeds(read=measure_read(folder), arithmetic=measure_arithmetic(resolved.dtype))
+    split = split_memory(
+        free,
+        _demand(needs, hf_config, resolved),
+        speeds,
+        step_tokens=config.scheduler.max_step_tokens,
+        max_model_len=resolved.max_model_len,
+    )
+    if split is None:
+        raise WeightsBudgetTooSmall(
+            f"{format_bytes(free)} of memory are free, and streaming takes "
+            f"{format_bytes(needs.least)} for weights, besides KV and activations.",
+            hint="Lower scheduler.max_step_tokens or model.max_model_len, or free memory.",
+            param="model.weights_budget",
+        )
+    why = (
+        f"auto: of {format_bytes(free)} free, {format_bytes(split.weights)} for {size} of weights, "
+        f"{format_bytes(split.kv)} for KV, {format_bytes(split.activations)} for activations: "
+        f"{split.sequences} sequences at {speeds.read / 1e9:.2f} GB/s from disk and "
+        f"{speeds.arithmetic / 1e12:.2f} TFLOP/s (predicted, tokens/s)"
+    )
+    if config.cache.pool == AUTO:
+        config = replace(config, cache=replace(config.cache, pool=str(split.kv)))
+    config = _with_budget(config, str(split.weights))
+    return config, [Decision("memory.split", "auto", why, predicted=split.rate)]
+
+
+def _with_budget(config: Config, budget: str) -> Config:
+    return replace(config, model=replace(config.model, weights_budget=budget))
+
+
+def _demand(needs: Needs, hf_config: Any, resolved: Resolved) -> Demand:
+    text, size = hf_config.get_text_config(), resolved.dtype.itemsize
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Demand(
+        weights=needs.weights,
+        least=needs.least,
+        parameters=needs.parameters,
+        kv=2 * text.num_hidden_layers * heads * dim * size,
+        row=_row_bytes(text, size),
+    )
+
+
+def _row_bytes(text: Any, size: int) -> int:
+    """Activations of one token while it passes a layer: residuals, queries, and the MLP's rows.
+    Counted generously, logits are not in it."""
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    return size * (8 * text.hidden_size + 4 * int(inner))
+
+
+def _widen_steps(
+    config: Config, loaded: LoadedModel, resolved: Resolved
+) -> tuple[Config, list[Decision]]:
+    """More tokens and sequences per step than the settings say, where a pass over the weights takes
+    longer than their arithmetic, as far as memory goes."""
+    streamer = loaded.streamer
+    assert streamer is not None
+    limits, free = config.scheduler, read_machine().memory_available
+    speeds = Speeds(read=streamer.speed, arithmetic=measure_arithmetic(resolved.dtype))
+    seconds = streamer.residency.streamed / speeds.read if speeds.read else 0.0
+    rows = balanced_rows(seconds, parameters=loaded.parameters, speeds=speeds)
+    text = loaded.hf_config.get_text_config()
+    fitting = int(free * (1 - _KV_SHARE) / 2) // _row_bytes(text, resolved.dtype.itemsize)
+    tokens = min(-(-2 * rows // _STEP_MULTIPLE) * _STEP_MULTIPLE, MOST_STEP_TOKENS, fitting)
+    kv = sum(s.kv_heads * (s.key_dim + s.value_dim) for s in loaded.shapes.values())
+    held = int(free * _KV_SHARE) // (kv * resolved.dtype.itemsize * _CONTEXT)
+    wider = replace(
+        limits,
+        max_step_tokens=max(limits.max_step_tokens, tokens),
+        max_sequences=max(limits.max_sequences, min(rows, MOST_SEQUENCES, held)),
+    )
+    why = (
+        f"a pass takes {seconds:.2f} s to read, which is the arithmetic of {rows} tokens at "
+        f"{speeds.arithmetic / 1e12:.2f} TFLOP/s; "
+        f"{wider.max_sequences} sequences, scheduler settings as the least"
+    )
+    return replace(config, scheduler=wider), [
+        Decision("scheduler.max_step_tokens", wider.max_step_tokens, why)
+    ]
