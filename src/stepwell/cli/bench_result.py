@@ -65,3 +65,15 @@ def result_document(result: dict[str, Any], *, model: str, quick: bool) -> dict[
         "model": model,
         "quick": quick,
     } | result
+
+
+def earlier_result(out: Path | None) -> dict[str, Any] | None:
+    """The result that is there; None where there is none yet. Raises ConfigError."""
+    if out is None:
+        raise ConfigError("--add adds to a file.", hint="Name it with --out.", param="add")
+    if not out.is_file():
+        return None
+    found = json.loads(out.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or "samples" not in found:
+        raise ConfigError(f"{out} is no result that rounds can be added to.", param="out")
+    return found

@@ -7,13 +7,13 @@ import math
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stepwell.base.errors import ConfigError
 from stepwell.cli.bench_result import (
     chosen_parts,
+    earlier_result,
     result_document,
     show_section,
     words,
@@ -83,7 +83,7 @@ def speed(
         workdir=workdir,
         environments=environments,
     )
-    earlier = _earlier(out) if add else None
+    earlier = earlier_result(out) if add else None
     show = (lambda section: None) if as_json else show_section
     with moving_line() as say:
         result = run_speed_bench(options, on_section=show, say=say, earlier=earlier)
@@ -94,15 +94,3 @@ def speed(
     for name, reason in result["missing"].items():
         note(f"{name}: left out: {reason}")
     print(json.dumps(document if as_json else result["summary"], ensure_ascii=False))
-
-
-def _earlier(out: Path | None) -> dict[str, Any] | None:
-    """The result that is there; None where there is none yet. Raises ConfigError."""
-    if out is None:
-        raise ConfigError("--add adds to a file.", hint="Name it with --out.", param="add")
-    if not out.is_file():
-        return None
-    found = json.loads(out.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or "samples" not in found:
-        raise ConfigError(f"{out} is no result of bench speed.", param="out")
-    return found

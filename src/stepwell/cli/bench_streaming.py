@@ -10,7 +10,13 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli.bench_result import result_document, show_section, words, write_document
+from stepwell.cli.bench_result import (
+    earlier_result,
+    result_document,
+    show_section,
+    words,
+    write_document,
+)
 from stepwell.cli.output import moving_line, note
 
 
@@ -32,6 +38,9 @@ def streaming(
         Path, typer.Option(envvar="STEPWELL_RIVALS", help="Where rivals are installed.")
     ] = Path("~/.cache/stepwell/rivals"),
     out: Annotated[Path | None, typer.Option(help="Write all figures to this JSON file.")] = None,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add these rounds to those that --out has already.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print all figures as one JSON line, no table.")
     ] = False,
@@ -57,9 +66,12 @@ def streaming(
         environments=environments,
     )
     show = (lambda section: None) if as_json else show_section
+    earlier = earlier_result(out) if add else None
     with moving_line() as say:
-        result = run_streaming_bench(options, on_section=show, say=say)
+        result = run_streaming_bench(options, on_section=show, say=say, earlier=earlier)
     document = result_document(result, model=model, quick=quick)
+    if earlier is not None:
+        document["command"] = f"{earlier['command']} && {document['command']}"
     write_document(document, out)
     for name, reason in result["missing"].items():
         note(f"{name}: left out: {reason}")

@@ -61,19 +61,25 @@ class _Entrant:
 
 
 def run_streaming_bench(
-    options: StreamingOptions, *, on_section: OnSection, say: OnProgress
+    options: StreamingOptions,
+    *,
+    on_section: OnSection,
+    say: OnProgress,
+    earlier: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure; figures, and a one-line summary under `summary`. Raises ContestantFailed where
-    Stepwell fails; a rival that does is left out with its reason under `missing`."""
+    """Measure; figures, and a one-line summary under `summary`. `earlier`: a result whose rounds
+    come before these. Raises ContestantFailed where Stepwell fails; a rival that does is left out
+    with its reason under `missing`."""
     say("making the checkpoint")
     folder = _checkpoint(options)
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     limit = int(weights / options.ratio)
-    samples: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = list(earlier["samples"]) if earlier else []
+    first = 1 + max((sample["round"] for sample in samples), default=-1)
     missing: dict[str, str] = {}
     with ExitStack() as stack:
         entrants = _enter_all(options, folder, limit, stack, missing, say)
-        for number in range(options.rounds):
+        for number in range(first, first + options.rounds):
             for name, entrant in entrants.items():
                 if name != RIVAL:
                     say(f"round {number + 1}: {name}: reading alone")
@@ -84,10 +90,12 @@ def run_streaming_bench(
                     say(f"round {number + 1}: {name}: batch {batch}")
                     found = entrant.contestant.ask("run", **_work(options, batch, number))
                     samples.append(_sample(name, number, batch, found))
-        peaks = {name: entrant.limit.peak() for name, entrant in entrants.items()}
+        peaks = dict(earlier["peak_bytes"]) if earlier else {}
+        for name, entrant in entrants.items():
+            peaks[name] = max(peaks.get(name) or 0, entrant.limit.peak() or 0) or None
         how = next(iter(entrants.values())).limit.how.value
         loaded = {name: entrant.loaded for name, entrant in entrants.items()}
-    section = _section(options, samples, weights=weights, limit=limit, how=how, peaks=peaks)
+    section = _section(samples, weights=weights, limit=limit, how=how, peaks=peaks)
     on_section(section)
     return {
         "weights_bytes": weights,
@@ -199,7 +207,6 @@ def _sample(name: str, number: int, batch: int, found: dict[str, Any]) -> dict[s
 
 
 def _section(
-    options: StreamingOptions,
     samples: Sequence[dict[str, Any]],
     *,
     weights: int,
@@ -215,8 +222,8 @@ def _section(
         "peak_share_of_limit": (peaks[OWN] or 0) / limit,
     }
     rows = []
-    for batch in options.batches:
-        part = f"batch {batch}"
+    for part in dict.fromkeys(s["part"] for s in samples if s["part"] != "read"):
+        batch = part.removeprefix("batch ")
         figures[f"disk_share_batch{batch}"] = _share(samples, OWN, part)
         for name in names:
             speed = _median(samples, name, part, lambda s: s["tokens_per_second"])

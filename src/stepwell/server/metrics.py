@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from stepwell.base.request import Delta, EngineStats, GenerationRequest, Timings
+from stepwell.server.stream_metrics import stream_metrics
 from stepwell.server.tier_metrics import TierPage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -187,6 +188,7 @@ class _Page(Collector):
         yield from self._histograms()
         yield from self._bytes()
         yield from TierPage(self._stats, self._labels).collect()
+        yield from stream_metrics(self._stats.streaming, self._labels)
         yield from self._http()
 
     def _gauges(self) -> Iterable[Metric]:
