@@ -78,9 +78,10 @@ def run_speed_bench(
         folder = find_model(options.model, workdir=workdir, say=say)
         for number, group in enumerate(options.groups()):
             with Field(options, folder, group, say) as contestants:
+                ceiling = contestants.measure_ceiling()
                 if number == 0:
-                    on_section(ceiling_section(contestants.measure_ceiling(), contestants.cost))
-                _run_group(run, contestants, timed)
+                    on_section(ceiling_section(ceiling, contestants.cost))
+                _run_group(run, contestants, timed, ceiling)
     start = before.get("start")
     if Part.START in options.parts:
         start = measure_start(rounds=options.rounds, say=say)
@@ -101,7 +102,8 @@ def _earlier(run: _Run, earlier: dict[str, Any] | None) -> dict[str, Any]:
     return earlier
 
 
-def _run_group(run: _Run, contestants: Field, parts: tuple[Part, ...]) -> None:
+def _run_group(run: _Run, contestants: Field, parts: tuple[Part, ...], ceiling: Ceiling) -> None:
+    """All rounds. `ceiling`: as it is before them."""
     run.loaded |= contestants.loaded
     for label in contestants.loaded:
         run.missing.pop(label, None)
@@ -117,7 +119,6 @@ def _run_group(run: _Run, contestants: Field, parts: tuple[Part, ...]) -> None:
         except ContestantFailed as error:
             run.missing[f"{variant.label} warm-up"] = error.message
     for turn in range(first, first + run.options.rounds):
-        ceiling = contestants.measure_ceiling()
         for part in parts:
             ceiling = _run_part(run, contestants, part, replace(asked, turn=turn), ceiling)
     run.missing |= contestants.missing
@@ -131,6 +132,9 @@ def _run_part(run: _Run, contestants: Field, part: Part, asked: Asked, before: C
     found = {}
     for variant, contestant in list(contestants.contestants.items()):
         name = f"{variant.label} {part.value}"
+        if run.options.leaves_out(variant, part):
+            run.missing[name] = "left out of --quick"
+            continue
         if run.left < run.last.get(part, 0.0):
             run.missing[name] = "no time was left for it"
             continue
@@ -162,12 +166,15 @@ def _affordable(run: _Run, contestants: Field) -> float:
     rates = {s.part: s.figures["tokens_per_s"] for s in run.samples if s.variant == PLAIN.label}
     if not {Part.DECODE.value, Part.PREFILL.value} <= set(rates):
         return _SHARES[-1]
+    runners = sum(
+        not run.options.leaves_out(variant, Part.BATCH) for variant in contestants.contestants
+    )
     for share in _SHARES:
         work = run.options.sizes.mix(share, vocab_size=contestants.vocab_size).draw()
         steps = max(request.max_tokens for request in work.requests)
         seconds = work.prompt_tokens / rates[Part.PREFILL.value]
         seconds += _BATCH_STEP * steps / rates[Part.DECODE.value]
-        if seconds * len(contestants.contestants) <= run.left:
+        if seconds * runners <= run.left:
             return share
     return _SHARES[-1]
 

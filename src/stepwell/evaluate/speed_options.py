@@ -110,7 +110,7 @@ class Sizes:
         return Mix(count=self.requests, prompt=prompt, output=output, vocab_size=vocab_size)
 
 
-QUICK_SIZES = Sizes(decode=64, lengths=0.0)
+QUICK_SIZES = Sizes(warm=128, decode=64, lengths=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +128,10 @@ class SpeedOptions:
     seconds: float = math.inf
     workdir: Path = Path("~/.cache/stepwell/bench")
     environments: Path = Path("~/.cache/stepwell/rivals")
+
+    def leaves_out(self, variant: Variant, part: Part) -> bool:
+        """Quick runs measure 4-bit weights in decoding alone, which is what they are for."""
+        return self.quick and variant.weights == "int4" and part is not Part.DECODE
 
     def groups(self) -> list[tuple[Variant, ...]]:
         """Who runs at the same time, the reference always among them: Stepwell's variants by
