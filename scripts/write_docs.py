@@ -1,7 +1,8 @@
 """Write the generated parts of the docs: `python scripts/write_docs.py`, or `--check` to compare.
 
-docs/settings.md comes from the settings' own declarations, the numbers of README.md and
-docs/architectures.md from the result files in bench/results. tests/docs runs the check.
+docs/settings.md comes from the settings' own declarations, the numbers of README.md,
+bench/README.md and docs/architectures.md from the result files in bench/results. tests/docs runs
+the check.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.base.config import describe_settings
+from stepwell.evaluate.speed_table import result_table
 
 ROOT = Path(__file__).resolve().parents[1]
 _BEGIN, _END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
@@ -194,12 +196,27 @@ def _result(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def readme() -> str:
-    """README.md with its numbers replaced."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    head, rest = text.split(_BEGIN)
+def with_numbers(path: Path, content: str) -> str:
+    """A page with what is between its marks replaced."""
+    head, rest = path.read_text(encoding="utf-8").split(_BEGIN)
     _, tail = rest.split(_END)
-    return f"{head}{_BEGIN}\n{numbers()}{_END}{tail}"
+    return f"{head}{_BEGIN}\n{content}{_END}{tail}"
+
+
+def speed_numbers() -> str:
+    """The table of bench/README.md."""
+    result = _result("speed-qwen")
+    if result is None:
+        return ""
+    machine = result["machine"]
+    lines = [
+        f"Qwen2.5-0.5B's shape, random weights, {machine['cores']} cores of {machine['cpu']}, "
+        f"{result['date'][:10]}, {result['summary']['read_gbps']:.0f} GB/s read by all threads "
+        f"(median beside the parts), `results/speed-qwen.json`:",
+        "",
+        *result_table(result),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def pages() -> dict[Path, str]:
@@ -207,7 +224,8 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "architectures.md": architectures_page(),
-        ROOT / "README.md": readme(),
+        ROOT / "README.md": with_numbers(ROOT / "README.md", numbers()),
+        ROOT / "bench" / "README.md": with_numbers(ROOT / "bench" / "README.md", speed_numbers()),
     }
 
 

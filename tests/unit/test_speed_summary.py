@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
 from stepwell.evaluate.ceiling import ModelCost
 from stepwell.evaluate.speed_options import Part
 from stepwell.evaluate.speed_summary import Sample, part_section, ratio, summarize
+from stepwell.evaluate.speed_table import result_table
 
 CEILING = {
     "bandwidth_one": 1e9, "bandwidth_all": 2e9, "flops_one": 1e12, "flops_all": 2e12,
@@ -77,3 +80,14 @@ def test_a_table_says_who_is_faster_than_whom_and_what_was_cut() -> None:
     assert len(decode.columns) == len(plain)
     assert "0.25" in part_section(Part.BATCH, SAMPLES, LOADED, order).title
     assert "no time" not in decode.title
+
+
+def test_the_page_has_a_row_for_each_contestant_by_format() -> None:
+    lines = result_table({"samples": [asdict(s) for s in SAMPLES], "loaded": LOADED})
+    assert len({line.count("|") for line in lines}) == 1
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == [
+        "stepwell bf16", "stepwell int4", "rival int4",
+    ]  # fmt: skip
+    assert "15 (10 to 20), 50%" in lines[2]
+    assert "250.0 ms" in lines[2]
+    assert "20 (1 to 40), 1.25x" in lines[4]

@@ -145,7 +145,7 @@ def summarize(
         told = loaded.get(f"{STEPWELL} {weights}", {}).get("weights")
         share = told["linear"] / told["linear_plain"] if told else None
         summary[f"weights_bytes_{weights}_share"] = share
-    summary["warm_ttft_s_bf16"] = _warm(samples, PLAIN.label)
+    summary["warm_ttft_s_bf16"] = warm_ttft(samples, PLAIN.label)
     summary["first_token_s"] = start["first_token_s"]["median"] if start else None
     summary["compile_s"] = start["compile_s"] if start else None
     return summary | {"rivals": _rivals(samples)}
@@ -176,11 +176,11 @@ def _rivals(samples: Sequence[Sample]) -> dict[str, dict[str, float | None]]:
             for part, name in _NAMES.items()
         }
         found[label] = {name: value for name, value in ratios.items() if value is not None}
-        found[label]["warm_ttft_s"] = _warm(samples, label)
+        found[label]["warm_ttft_s"] = warm_ttft(samples, label)
     return found
 
 
-def _warm(samples: Sequence[Sample], label: str) -> float | None:
+def warm_ttft(samples: Sequence[Sample], label: str) -> float | None:
     """Seconds to the first token of a prompt that was seen before."""
     values = [
         sample.figures["warm_ttft_s"]
