@@ -20,8 +20,6 @@ from stepwell.base.errors import ConfigError  # noqa: E402
 from stepwell.cli.evaluate import app  # noqa: E402
 from stepwell.evaluate import precision_arms  # noqa: E402
 from stepwell.evaluate.precision_arms import (  # noqa: E402
-    Arm,
-    How,
     formats_of,
     open_plain,
     restored_weight,
@@ -34,6 +32,7 @@ from stepwell.evaluate.precision_sensitivity import (  # noqa: E402
     choose,
     evaluate_sensitivity,
 )
+from stepwell.evaluate.precision_settings import Arm, How  # noqa: E402
 from stepwell.evaluate.precision_stats import bootstrap_difference, bootstrap_mean  # noqa: E402
 from stepwell.evaluate.precision_text import KEPT, Kept, make_passages  # noqa: E402
 from stepwell.evaluate.precision_units import (  # noqa: E402
@@ -47,6 +46,7 @@ from stepwell.evaluate.quality_model import Subject  # noqa: E402
 from stepwell.evaluate.quality_stats import Pairs, tango_interval  # noqa: E402
 from stepwell.kernels.linear.quantize import WeightFormat  # noqa: E402
 from stepwell.kernels.native import dot  # noqa: E402
+from stepwell.kernels.paged_attention import KVFormat  # noqa: E402
 from stepwell.model.weight_recipe import Recipe, load_recipe  # noqa: E402
 
 INT4, INT8, BF16 = WeightFormat.INT4, WeightFormat.INT8, WeightFormat.BFLOAT16
@@ -200,6 +200,16 @@ def test_the_engine_computes_what_is_simulated() -> None:
     assert int4["exceptions"] == {name: "int8" for name in kept}
 
 
+@pytest.mark.skipif(dot.missing_features() is not None, reason=str(dot.missing_features()))
+def test_kv_in_low_bits() -> None:
+    arms = [Arm(weights=BF16, how=How.ENGINE, kv=form) for form in KVFormat]
+    document = evaluate_precision(_options(arms, n=2, texts=2), on_progress=lambda *_: None)
+    kls = [arm["fidelity"]["kl_mean"] for arm in document["arms"]]
+    shares = [arm["kv_share_of_bfloat16_bytes"] for arm in document["arms"]]
+    assert kls[1] < 3 * kls[0] < kls[2] < 0.1 and shares[0] == 1
+    assert shares[1] <= 0.55 and shares[2] <= 0.32
+
+
 def test_choosing_goes_by_kl_a_byte_and_fits() -> None:
     figures = [(5.0, 100), (1.0, 10), (0.9, 10), (0.0, 1)]
     units = [UnitFindings(Unit(str(i), ()), *found) for i, found in enumerate(figures)]
@@ -286,6 +296,9 @@ def test_joining_adds_questions_and_arms(tmp_path: Path) -> None:
         (["precision", "house", "--on", "paper"], "simulated"),
         (["precision", "house", "--on", ""], "nothing to measure on"),
         (["precision", "house", "--device", "cuda"], "--on simulated"),
+        (["precision", "house", "--kv", "fp8"], "int8"),
+        (["precision", "house", "--kv", ""], "no kv format"),
+        (["precision", "house", "--kv", "int8", "--on", "simulated"], "--on engine"),
         (["precision", "house", "--tasks", "needles"], "needle"),
         (["precision", "house", "--device", "tpu"], "cpu or cuda"),
         (["precision", "house", "--length", "4000"], "3584"),

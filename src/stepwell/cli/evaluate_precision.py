@@ -1,4 +1,4 @@
-"""`stepwell evaluate precision` and `sensitivity`: what weights in low bits do to answers."""
+"""`stepwell evaluate precision` and `sensitivity`: what low bits do to a model's answers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ def precision(
     weights: Annotated[
         str, typer.Option(help="int8, int4, nf4; bfloat16 is the control.")
     ] = "bfloat16,int8,int4",
+    kv: Annotated[str, typer.Option(help="model, int8, int4: the KV pool, with each format.")] = (
+        "model"
+    ),
     on: Annotated[
         str,
         typer.Option(
@@ -61,18 +64,20 @@ def precision(
     explain: options.Explain = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare a model whose weights are in low bits with the same model in bfloat16, in pairs.
+    """Compare a model whose weights or KV are in low bits with itself in bfloat16, in pairs.
 
     Divergence on text, answers to the same questions, and bytes. Layers that `stepwell evaluate
     sensitivity` found to hurt stay in higher precision.
 
     Example: [bold]stepwell evaluate precision --quick[/bold]
 
+    K and V: [bold]stepwell evaluate precision --weights bfloat16 --kv int8,int4[/bold]
+
     Your model: [bold]stepwell evaluate precision ./llama --weights int8,int4 --text mine.txt[/bold]
     """
     _check_device(device)
-    from stepwell.evaluate.precision_arms import make_arms, make_formats, make_hows
     from stepwell.evaluate.precision_run import PrecisionOptions, evaluate_precision
+    from stepwell.evaluate.precision_settings import make_arms, make_formats, make_hows, make_kvs
     from stepwell.evaluate.quality_tasks import HOUSE_TASKS, LARGE_TASKS, check_tasks
 
     usual = HOUSE_TASKS if model == "house" else LARGE_TASKS
@@ -84,7 +89,13 @@ def precision(
     formats, hows = make_formats(_words(weights)), make_hows(_words(on), device=device)
     wanted = PrecisionOptions(
         model=model,
-        arms=make_arms(model, formats, hows=hows, with_recipes=not no_recipe),
+        arms=make_arms(
+            model,
+            formats,
+            make_kvs(_words(kv), hows=hows),
+            hows=hows,
+            with_recipes=not no_recipe,
+        ),
         tasks=names,
         seed=seed,
         text=tuple(text or ()),
@@ -135,8 +146,8 @@ def sensitivity(
     Example: [bold]stepwell evaluate sensitivity house --weights int4[/bold]
     """
     _check_device(device)
-    from stepwell.evaluate.precision_arms import make_formats
     from stepwell.evaluate.precision_sensitivity import SensitivityOptions, evaluate_sensitivity
+    from stepwell.evaluate.precision_settings import make_formats
     from stepwell.model.weight_recipe import recipe_path, save_recipe
 
     formats = make_formats(_words(weights))

@@ -19,12 +19,13 @@ def show_precision(document: Row) -> None:
     if "perplexity" in base:
         title += f" (perplexity {base['perplexity']:.3f})"
     columns: tuple[str, ...]
-    columns = ("weights", "measured on", "kept higher", "bytes", "KL mean", "95 %", "p99", "max",
-               "top-1", "perplexity ratio", "95 %")  # fmt: skip
+    columns = ("weights", "kv", "measured on", "kept higher", "bytes, kv bytes", "KL mean", "95 %",
+               "p99", "max", "top-1", "perplexity ratio", "95 %")  # fmt: skip
     print_table(title, columns, [_bytes_row(arm) for arm in arms])
     if base["recall"]:
-        columns = ("weights", "measured on", "n", "right", "lost", "gained", "difference, points",
-                   "95 % (bootstrap)", "95 % (Tango)", "McNemar p", "within 1 point")  # fmt: skip
+        columns = ("weights", "kv", "measured on", "n", "right", "lost", "gained",
+                   "difference, points", "95 % (bootstrap)", "95 % (Tango)", "McNemar p",
+                   "within 1 point")  # fmt: skip
         right = ", ".join(f"{k} {v['accuracy']:.2%}" for k, v in base["recall"].items())
         title = f"Answers, paired with the unquantized model's ({right})"
         print_table(title, columns, [_recall_row(arm) for arm in arms if "recall_all" in arm])
@@ -32,8 +33,9 @@ def show_precision(document: Row) -> None:
 
 
 def _bytes_row(arm: Row) -> tuple[str, ...]:
-    found = (arm["weights"], arm["measured_on"], f"{len(arm['exceptions'])} layers",
-             f"{arm['share_of_bfloat16_bytes']:.2%}")  # fmt: skip
+    shares = (arm["share_of_bfloat16_bytes"], arm["kv_share_of_bfloat16_bytes"])
+    found = (arm["weights"], arm["kv"], arm["measured_on"], f"{len(arm['exceptions'])} layers",
+             ", ".join(f"{share:.2%}" for share in shares))  # fmt: skip
     text = arm.get("fidelity")
     if text is None:
         return (*found, *[""] * 7)
@@ -55,6 +57,7 @@ def _recall_row(arm: Row) -> tuple[str, ...]:
     recall = arm["recall_all"]
     return (
         arm["weights"],
+        arm["kv"],
         arm["measured_on"],
         str(recall["n"]),
         f"{recall['accuracy']:.2%}",

@@ -9,7 +9,6 @@ bfloat16 on the engine is the control: what other kernels alone do.
 from __future__ import annotations
 
 import contextlib
-import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,85 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from stepwell.base.decisions import Decision
-from stepwell.base.errors import ConfigError, unknown_name
+from stepwell.base.errors import ConfigError
+from stepwell.evaluate.precision_settings import Arm, How
 from stepwell.evaluate.precision_units import Linear, linear_layers, share_of_bfloat16
+from stepwell.evaluate.quality_cache import BLOCK_TOKENS
 from stepwell.evaluate.quality_model import Subject
 from stepwell.kernels.linear import PackedLinear
 from stepwell.kernels.linear.quantize import WeightFormat, dequantize, quantize
+from stepwell.kernels.paged_attention import KVFormat
 from stepwell.model.attention import ATTENTION_NAME, register_attention
 from stepwell.model.load import describe_model, find_checkpoint, read_hf_config
+from stepwell.model.pool import block_bytes
 from stepwell.model.swap import swap_modules
-from stepwell.model.weight_recipe import Recipe, load_recipe
-
-
-class How(enum.StrEnum):
-    """What an arm's figures were measured on."""
-
-    ENGINE = "engine"
-    SIMULATED = "simulated"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """One setting to compare with the unquantized model."""
-
-    weights: WeightFormat
-    how: How
-    recipe: Recipe | None = None
-
-    @property
-    def label(self) -> str:
-        """For progress and as a key."""
-        return f"{self.weights} ({self.how})"
-
-    @property
-    def exceptions(self) -> Mapping[str, WeightFormat]:
-        """Layers in higher precision."""
-        return {} if self.recipe is None else self.recipe.exceptions
-
-
-def make_formats(names: Sequence[str]) -> tuple[WeightFormat, ...]:
-    """Those of `--weights`. Raises ConfigError for a name that is none, and for no name."""
-    for name in names:
-        if name not in list(WeightFormat):
-            message, hint = unknown_name("weight format", name, list(WeightFormat))
-            raise ConfigError(message, hint=hint, param="weights")
-    if not names:
-        known = ", ".join(WeightFormat)
-        raise ConfigError("no format.", hint=f"Known: {known}.", param="weights")
-    return tuple(WeightFormat(name) for name in dict.fromkeys(names))
-
-
-def make_hows(names: Sequence[str], *, device: str) -> tuple[How, ...]:
-    """Those of `--on`. Raises ConfigError for a name that is none, for none, and for the engine's
-    kernels elsewhere than on the CPU."""
-    for name in names:
-        if name not in list(How):
-            message, hint = unknown_name("way to measure", name, list(How))
-            raise ConfigError(message, hint=hint, param="on")
-    hows = tuple(how for how in How if how in names)
-    if not hows or (How.ENGINE in hows and device != "cpu"):
-        reason = "the kernels for low bits are for the CPU" if hows else "nothing to measure on"
-        raise ConfigError(f"{reason}.", hint="Give --on simulated.", param="on")
-    return hows
-
-
-def make_arms(
-    model: str, formats: Sequence[WeightFormat], *, hows: Sequence[How], with_recipes: bool
-) -> tuple[Arm, ...]:
-    """For each format, with what `stepwell evaluate sensitivity` left for the checkpoint. There is
-    nothing to simulate of bfloat16."""
-    folder = find_checkpoint(model)
-    return tuple(
-        Arm(
-            weights=format,
-            how=how,
-            recipe=load_recipe(folder, format) if with_recipes else None,
-        )
-        for format in formats
-        for how in hows
-        if how is How.ENGINE or format is not WeightFormat.BFLOAT16
-    )
 
 
 def open_plain(model: str, *, device: str) -> Subject:
@@ -180,6 +112,15 @@ class Opened:
     subject: Subject
     share: float
     decisions: tuple[Decision, ...]
+
+    def kv_share(self, form: KVFormat) -> float:
+        """Bytes of a pool of this form, over one in the model's dtype."""
+        shapes, dtype = list(self.subject.loaded.shapes.values()), torch.bfloat16
+        plain, small = (
+            block_bytes(shapes, block_size=BLOCK_TOKENS, dtype=dtype, form=one)
+            for one in (KVFormat.MODEL, form)
+        )
+        return small / plain
 
 
 @contextlib.contextmanager

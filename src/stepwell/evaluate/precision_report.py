@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepwell.base.errors import ConfigError
-from stepwell.evaluate.precision_arms import Arm, Opened
+from stepwell.evaluate.precision_arms import Opened
+from stepwell.evaluate.precision_settings import Arm
 from stepwell.evaluate.precision_stats import bootstrap_difference, bootstrap_mean
 from stepwell.evaluate.precision_text import TextResult
 from stepwell.evaluate.quality_report import HIGH, LOW, Answers, merge_answers, pairs_of
@@ -80,7 +81,7 @@ def join(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _setting(arm: dict[str, Any]) -> tuple[Any, ...]:
-    return arm["weights"], arm["measured_on"], tuple(arm["exceptions"].items())
+    return arm["weights"], arm["kv"], arm["measured_on"], tuple(arm["exceptions"].items())
 
 
 def _with_recall(document: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +106,9 @@ def _arm(base: Unquantized, found: ArmFindings) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "weights": str(arm.weights),
         "measured_on": str(arm.how),
+        "kv": str(arm.kv),
         "share_of_bfloat16_bytes": round(found.opened.share, 5),
+        "kv_share_of_bfloat16_bytes": round(found.opened.kv_share(arm.kv), 5),
         "exceptions": {name: str(kept) for name, kept in sorted(arm.exceptions.items())},
         "decisions": [decision.as_dict() for decision in found.opened.decisions],
         "answers": found.answers,

@@ -1,4 +1,4 @@
-"""`stepwell evaluate precision`: a model with weights in low bits against itself in bfloat16.
+"""`stepwell evaluate precision`: a model in low bits against itself in bfloat16.
 
     unquantized: texts, questions  ->  each arm: the same texts, the same questions, in pairs
 
@@ -15,8 +15,9 @@ from typing import Any
 
 from stepwell.base.errors import ConfigError
 from stepwell.evaluate.calibrate import OnProgress
-from stepwell.evaluate.precision_arms import Arm, Opened, open_arm, open_plain
+from stepwell.evaluate.precision_arms import Opened, open_arm, open_plain
 from stepwell.evaluate.precision_report import ArmFindings, Unquantized, make_document
+from stepwell.evaluate.precision_settings import Arm
 from stepwell.evaluate.precision_text import (
     Passage,
     Reference,
@@ -28,6 +29,7 @@ from stepwell.evaluate.quality_cache import Caches
 from stepwell.evaluate.quality_model import Subject, held_out_tokens
 from stepwell.evaluate.quality_report import Answers
 from stepwell.evaluate.quality_tasks import Question, make_material, make_question
+from stepwell.kernels.paged_attention import KVFormat
 
 CONTINUATION = 129  # tokens after a context, of which the first is not predicted
 _ROOM = 512  # tokens for a question and its answer
@@ -96,7 +98,7 @@ def _run_arm(
     options: PrecisionOptions,
     on_progress: OnProgress,
 ) -> ArmFindings:
-    caches = _caches(opened.subject, options)
+    caches = _caches(opened.subject, options, form=arm.kv)
     text = TextResult()
     for done, passage in enumerate(work.passages):
         on_progress(f"text, {arm.label}", done, len(work.passages))
@@ -134,8 +136,10 @@ def _make_work(subject: Subject, options: PrecisionOptions) -> _Work:
     return _Work(passages, questions)
 
 
-def _caches(subject: Subject, options: PrecisionOptions) -> Caches:
-    return Caches(subject.loaded, sequences=1, tokens=options.length + _ROOM)
+def _caches(
+    subject: Subject, options: PrecisionOptions, *, form: KVFormat = KVFormat.MODEL
+) -> Caches:
+    return Caches(subject.loaded, sequences=1, tokens=options.length + _ROOM, form=form)
 
 
 def _ask(
@@ -151,7 +155,7 @@ def _ask(
     found: Answers = {name: {seed: ""} for name in options.tasks}
     for done, (name, asked) in enumerate(work.questions):
         on_progress(f"questions, {label}", done, len(work.questions))
-        caches.prefill(asked.context)
+        caches.feed(asked.context)
         answer = caches.generate(
             asked.question, start=len(asked.context), new_tokens=asked.new_tokens
         )[0]

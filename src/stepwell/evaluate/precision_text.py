@@ -126,7 +126,7 @@ def _losses(logs: Tensor, targets: Tensor) -> list[float]:
 def _predictions(caches: Caches, passage: Passage) -> Iterator[tuple[Tensor, Tensor]]:
     """Log-probabilities [n, vocabulary] and the tokens that came [n], piece by piece."""
     if passage.context:
-        caches.prefill(passage.context)
+        caches.feed(passage.context)
     start, tokens = len(passage.context), passage.following
     for at in range(0, len(tokens) - 1, _PIECE):
         stop = min(at + _PIECE, len(tokens) - 1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stepwell.codec.kvtc.layout import RowLayout
-from stepwell.kernels.paged_attention import PagedLayer, RaggedBatch
+from stepwell.kernels.paged_attention import KVFormat, PagedLayer, RaggedBatch
 from stepwell.model.attention import CONTEXT_ARGUMENT, StepContext
 from stepwell.model.load import LoadedModel
 from stepwell.model.pool import KVPool
@@ -51,9 +51,16 @@ class Snapshot:
 
 
 class Caches:
-    """`sequences` caches of at most `tokens` tokens each."""
+    """`sequences` caches of at most `tokens` tokens each. `form`: how they keep K and V."""
 
-    def __init__(self, loaded: LoadedModel, *, sequences: int, tokens: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        sequences: int,
+        tokens: int,
+        form: KVFormat = KVFormat.MODEL,
+    ) -> None:
         self._loaded = loaded
         self._blocks = -(-tokens // BLOCK_TOKENS)
         parameter = next(loaded.model.parameters())
@@ -64,13 +71,18 @@ class Caches:
             block_size=BLOCK_TOKENS,
             dtype=parameter.dtype,
             device=self._device,
+            form=form,
         )
         self.sequences = sequences
 
-    def prefill(self, tokens: Sequence[int]) -> Snapshot:
-        """Compute a context on sequence 0 and give its cache."""
+    def feed(self, tokens: Sequence[int]) -> None:
+        """Compute a context on sequence 0."""
         for start in range(0, len(tokens), _PREFILL_TOKENS):
             self._step([tokens[start : start + _PREFILL_TOKENS]], start=start, keep=[0])
+
+    def prefill(self, tokens: Sequence[int]) -> Snapshot:
+        """Compute a context on sequence 0 and give its cache, which must be one of numbers."""
+        self.feed(tokens)
         count = len(tokens)
         found = []
         for layer in self._pool.layers.values():
