@@ -22,13 +22,13 @@ from stepwell.kernels.native import dot, team
 from stepwell.kernels.native.vector import BFLOAT16, FLOAT16, FLOAT32, LANES
 from stepwell.kernels.paged_attention import cpu_kernel as compiled
 from stepwell.kernels.paged_attention import cpu_record as fld
-from stepwell.kernels.paged_attention import low_bit_kernel
+from stepwell.kernels.paged_attention import low_bit_kernel, prompt_kernel
 from stepwell.kernels.paged_attention.base import AttentionSpec, PagedLayer, RaggedBatch
 from stepwell.kernels.paged_attention.low_bit import groups_of
 
 _STORED = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 _PART_TOKENS = 512  # a group's scores stay in the caches; long contexts occupy all threads
-_TILE_ROWS = 64  # (token, head) rows of a prompt's task: K,V tiles are widened once for all
+_TILE_ROWS = 64  # (token, head) rows of a prompt's task: K,V tiles are packed once for all
 _EVERYTHING = 1 << 40  # a window no context exceeds
 
 
@@ -141,7 +141,8 @@ def kernel_for(layer: PagedLayer, *, group: int) -> Any:
     """The machine code for this layer and `group` query heads a kv head."""
     kind = _STORED[layer.dtype]
     if layer.low_bit is None:
-        return compiled.compiled_kernel(kind, layer.key_dim, layer.value_dim, group)
+        dims = (layer.key_dim, layer.value_dim)
+        return compiled.compiled_kernel(kind, *dims, group, pairs=_by_pairs(layer))
     vnni = dot.missing_features() is None
     dims = (layer.key_dim, layer.value_dim)
     return low_bit_kernel.compiled_kernel(kind, layer.low_bit.format, *dims, group, vnni=vnni)
@@ -150,6 +151,14 @@ def kernel_for(layer: PagedLayer, *, group: int) -> Any:
 def window_field(window: int | None) -> int:
     """How the record says how many tokens are visible."""
     return _EVERYTHING if window is None else window
+
+
+def _by_pairs(layer: PagedLayer) -> bool:
+    """Whether prompts are computed by dot products of pairs."""
+    if layer.dtype != torch.bfloat16 or layer.low_bit is not None:
+        return False
+    reason = prompt_kernel.refusal(layer.key_dim, layer.value_dim)
+    return reason is None and dot.missing_features() is None
 
 
 def pool_fields(layer: PagedLayer) -> dict[int, int]:
@@ -171,7 +180,7 @@ def _scratch_bytes(plan: _Plan, layer: PagedLayer, group: int) -> int:
     key_dim, value_dim = layer.key_dim, layer.value_dim
     if layer.low_bit is None:
         count = compiled.scratch_bytes.py_func
-        return int(count(rows, plan.part_tokens, key_dim, value_dim)) * threads
+        return int(count(rows, plan.part_tokens, key_dim, value_dim, _by_pairs(layer))) * threads
     groups = [groups_of(layer.low_bit.format, dim) for dim in (key_dim, value_dim)]
     query = low_bit_kernel.query_bytes(key_dim, groups[0])
     count = low_bit_kernel.scratch_bytes.py_func

@@ -21,12 +21,15 @@ from numba import njit
 from stepwell.kernels.native.compiled import compile_kernel
 from stepwell.kernels.native.memory import (
     CACHE_LINE,
+    copy_bytes,
     load_int32,
     load_int64,
     prefetch,
     take,
 )
 from stepwell.kernels.native.vector import ELEMENT_BYTES, LANES
+from stepwell.kernels.paged_attention import decode_kernel as decode
+from stepwell.kernels.paged_attention import prompt_kernel as prompt
 from stepwell.kernels.paged_attention.cpu_record import (
     BLOCK_SIZE,
     COLUMNS,
@@ -70,14 +73,17 @@ AHEAD = 32
 
 
 @njit(inline="always", error_model="numpy")
-def scratch_bytes(rows, part_tokens, key_dim, value_dim):
+def scratch_bytes(rows, part_tokens, key_dim, value_dim, pairs):
     """What one thread needs for tasks of `rows` query rows, in whole cache lines.
 
     Widened queries, a widened tile of keys, scores, and the states of the task and of one part.
     Vectors that lie across two lines cost double, so each thread starts on a line of its own.
     """
     floats = (rows + LANES) * key_dim + rows * part_tokens + 2 * rows * (value_dim + 2)
-    return (4 * floats + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    size = (4 * floats + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    if pairs:
+        size += prompt.panel_bytes(rows, part_tokens, key_dim, value_dim)
+    return size
 
 
 @njit(inline="always", error_model="numpy")
@@ -157,9 +163,58 @@ def _begin(
         clear(states + 4 * t * group * (value_dim + 2), group, value_dim)
 
 
+@njit(inline="always", error_model="numpy")
+def _score_prompt(args, table, head, low, high, tokens, query, packed, scores, group, dim):
+    """As `_score`, by dot products of pairs; `query` is bfloat16, `packed` room for a tile."""
+    part_tokens = load_int64(args, PART_TOKENS)
+    origin = low - low % part_tokens
+    for first in range(low - low % LANES, high, prompt.TILE_KEYS):
+        last = min(first + prompt.TILE_KEYS, (high + LANES - 1) // LANES * LANES)
+        for token in range(first, last, LANES):
+            keys = _rows_at(args, KEY, KEY_STRIDE, table, token, head, 2 * dim)
+            prompt.pack_keys(keys, packed + 2 * (token - first) * dim, dim)
+        # Panels past `last` hold keys of before: their scores are not kept.
+        column = scores + 4 * (first - origin)
+        rows = tokens * group
+        prompt.score_tile(query, packed, column, rows, last - first, part_tokens, dim)
+
+
+@njit(inline="always", error_model="numpy")
+def _weigh_prompt(
+    args, table, head, first, low, high, tokens, scores, weights, values, states, group, dim
+):
+    """As `_weigh`, by dot products of pairs; `weights` and `values` are room for bfloat16."""
+    part_tokens = load_int64(args, PART_TOKENS)
+    origin = low - low % part_tokens
+    prompt.narrow_rows(args, first, low, high, tokens, scores, weights, group)
+    stride = 32 * (part_tokens + prompt.TILE_KEYS)
+    begin = low - low % LANES
+    for token in range(begin, high, LANES):
+        rows = _rows_at(args, VALUE, VALUE_STRIDE, table, token, head, 2 * dim)
+        panels = values + 32 * (token - begin)
+        prompt.pack_values(rows, low - token, high - token, panels, stride, dim)
+    pairs = ((high + LANES - 1) // LANES * LANES - begin) // 2
+    place = weights + 2 * (begin - origin)
+    prompt.sum_tiles(place, values, states, tokens * group, pairs, part_tokens, group, dim)
+
+
+@njit(inline="always", error_model="numpy")
+def _copy_queries(args, first_row, head, tokens, query, group, dim):
+    """The task's query rows as they are, side by side."""
+    size = 2 * group * dim
+    for t in range(tokens):
+        row = ((first_row + t) * load_int64(args, KV_HEADS) + head) * group
+        copy_bytes(query + t * size, load_int64(args, QUERY) + 2 * row * dim, size)
+
+
 @cache
-def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
-    """The machine code for these sizes; from the disk cache where an earlier process left it."""
+def compiled_kernel(
+    kind: int, key_dim: int, value_dim: int, group: int, *, pairs: bool = False
+) -> Any:
+    """The machine code for these sizes; from the disk cache where an earlier process left it.
+
+    `pairs`: prompts by dot products of pairs, for bfloat16 (`prompt_kernel.refusal`).
+    """
     key_bytes = key_dim * ELEMENT_BYTES[kind]
     value_bytes = value_dim * ELEMENT_BYTES[kind]
 
@@ -168,11 +223,17 @@ def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
         tile_rows = load_int64(args, TILE) * group
         state_size = group * (value_dim + 2)
         query = load_int64(args, SCRATCH)
-        query += take(args, WORKERS) * scratch_bytes(tile_rows, part_tokens, key_dim, value_dim)
+        query += take(args, WORKERS) * scratch_bytes(
+            tile_rows, part_tokens, key_dim, value_dim, pairs
+        )
         wide = query + 4 * tile_rows * key_dim
         scores = wide + 4 * LANES * key_dim
         states = scores + 4 * tile_rows * part_tokens
         part_states = states + 4 * tile_rows * (value_dim + 2)
+        copied = part_states + 4 * tile_rows * (value_dim + 2)
+        packed = copied + 2 * prompt.padded(tile_rows) * key_dim
+        weights = packed + 2 * prompt.TILE_KEYS * key_dim
+        values = weights + 2 * prompt.padded(tile_rows) * part_tokens
         while True:
             task = take(args, NEXT)
             if task >= load_int64(args, TASKS):
@@ -186,10 +247,42 @@ def compiled_kernel(kind: int, key_dim: int, value_dim: int, group: int) -> Any:
                 args, first_row, head, tokens,
                 query, states, group, key_dim, value_dim, kind, key_bytes,
             )  # fmt: skip
+            if pairs:
+                _copy_queries(args, first_row, head, tokens, copied, group, key_dim)
             for part in range(load_int32(plan, FIRST_PART), load_int32(plan, LAST_PART)):
                 low = max(part * part_tokens, position + 1 - load_int64(args, WINDOW))
                 high = min((part + 1) * part_tokens, position + tokens)
-                if low < high:
+                if low < high and pairs and tokens > 1:
+                    _score_prompt(
+                        args, table, head, low, high, tokens, copied, packed, scores, group, key_dim
+                    )
+                    softmax_rows(
+                        args, position, low, high, tokens, scores, part_states, group, value_dim
+                    )
+                    _weigh_prompt(
+                        args, table, head, position, low, high, tokens,
+                        scores, weights, values, part_states, group, value_dim,
+                    )  # fmt: skip
+                    for t in range(tokens):
+                        at = 4 * t * state_size
+                        absorb(states + at, part_states + at, group, value_dim)
+                elif low < high and pairs:
+                    places, spare = values, values + part_tokens
+                    decode.find_part(
+                        args, table, head, part, low, high, places, spare, key_bytes, value_bytes
+                    )
+                    decode.score_token(
+                        args, part, low, high, places, copied, scores, group, key_dim, key_bytes
+                    )
+                    softmax_rows(
+                        args, position, low, high, tokens, scores, part_states, group, value_dim
+                    )
+                    prompt.narrow_rows(args, position, low, high, tokens, scores, weights, group)
+                    decode.weigh_token(
+                        args, part, low, high, places, weights, part_states, group, value_dim
+                    )
+                    absorb(states, part_states, group, value_dim)
+                elif low < high:
                     _score(
                         args, table, head, low, high, tokens,
                         query, wide, scores, group, key_dim, kind, key_bytes,

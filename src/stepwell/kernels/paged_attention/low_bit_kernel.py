@@ -89,8 +89,9 @@ def scratch_bytes(rows, span, query, value_dim, value_groups):
 
 
 @njit(inline="always", error_model="numpy")
-def _find_tiles(args, table, head, part, first, last, places, tile_bytes, asked, most):
-    """The addresses of a part's tiles first:last; asks for the keys of the first `most`."""
+def _find_tiles(args, table, head, part, first, last, places, tile_bytes, asked, scales, most):
+    """The addresses of a part's tiles first:last; asks for the keys (`asked` bytes) and scales (a
+    line, `scales` bytes on) of the first `most`."""
     size, span = load_int64(args, BLOCK_SIZE), load_int64(args, PART_TOKENS)
     for tile in range(first, last):
         token = part * span + tile * TILE_TOKENS
@@ -99,6 +100,7 @@ def _find_tiles(args, table, head, part, first, last, places, tile_bytes, asked,
         store_int64(places, tile, load_int64(args, KEY) + block + at)
     for tile in range(first, min(last, first + most)):
         prefetch(load_int64(places, tile), 1, asked)
+        prefetch(load_int64(places, tile) + scales, 1, CACHE_LINE)
 
 
 @njit(inline="always", error_model="numpy")
@@ -124,24 +126,22 @@ def _score(
     for tile in range(first, last):
         if tile + ahead < last:
             further = load_int64(places, tile + ahead)
-            prefetch(further, 1, key_tile)
             prefetch(further + key_tile + value_tile, 1, scale_bytes)
         else:  # the values come next
-            further = load_int64(places, min(first + tile + ahead - last, last - 1))
-            prefetch(further + key_tile, 1, value_tile)
+            further = load_int64(places, min(first + tile + ahead - last, last - 1)) + key_tile
         keys = load_int64(places, tile)
         scales = keys + key_tile + value_tile
         out = scores + 4 * TILE_TOKENS * tile
         row = 0
         while row + many <= tokens * group:
             score_levels(
-                keys, scales, queries + row * size, out + 4 * row * span, 4 * span,
+                keys, scales, further, queries + row * size, out + 4 * row * span, 4 * span,
                 many, size, dim, groups, halves, vnni,
             )  # fmt: skip
             row += many
         while row < tokens * group:
             score_levels(
-                keys, scales, queries + row * size, out + 4 * row * span, 4 * span,
+                keys, scales, further, queries + row * size, out + 4 * row * span, 4 * span,
                 group, size, dim, groups, halves, vnni,
             )  # fmt: skip
             row += group
@@ -264,8 +264,9 @@ def _compiled(
                     first = (low - part * span) // TILE_TOKENS
                     last = (high - part * span - 1) // TILE_TOKENS + 1
                     _find_tiles(
-                        args, table, head, part, first, last, places, tile_bytes, key_tile, ahead
-                    )
+                        args, table, head, part, first, last, places,
+                        tile_bytes, key_tile, key_tile + value_tile, ahead,
+                    )  # fmt: skip
                     _score(
                         args, places, first, last, queries, scores, tokens, group, many, size,
                         key_dim, key_groups, halves, vnni,

@@ -156,7 +156,7 @@ def _joined(builder: ir.IRBuilder, high: ir.Value, low: ir.Value) -> ir.Value:
     return v.fma(builder, wide, v.constant(256.0), builder.sitofp(low, v.VECTOR))
 
 
-def _even_parts(count: int, most: int) -> list[range]:
+def even_parts(count: int, most: int) -> list[range]:
     """0 .. count in as few ranges of at most `most` as possible, of nearly equal length."""
     parts = -(-count // most)
     bounds = [count * part // parts for part in range(parts + 1)]
@@ -165,20 +165,21 @@ def _even_parts(count: int, most: int) -> list[range]:
 
 @intrinsic(prefer_literal=True)
 def score_levels(
-    _typing: Any, keys: Any, scales: Any, queries: Any, out: Any, out_stride: Any, rows: Any,
-    row_bytes: Any, dim: Any, groups: Any, halves: Any, vnni: Any,
+    _typing: Any, keys: Any, scales: Any, further: Any, queries: Any, out: Any, out_stride: Any,
+    rows: Any, row_bytes: Any, dim: Any, groups: Any, halves: Any, vnni: Any,
 ) -> Any:  # fmt: skip
     """out[r, t] = query[r] . key[t] for a tile of 16 keys and `rows` coded queries of `row_bytes`.
 
-    `scales`: bfloat16 [groups, 16]. Rows of `out` are `out_stride` apart.
+    `scales`: bfloat16 [groups, 16]. Rows of `out` are `out_stride` apart. The levels at `further`
+    are asked for, a line at a time between the products: all at once stalls the core.
     """
     count, each, size, parts = (literal(x) for x in (rows, row_bytes, dim, groups))
     packed, native = bool(literal(halves)), bool(literal(vnni))
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        keys, scales, queries, out, out_stride = args[:5]
+        keys, scales, further, queries, out, out_stride = args[:6]
         lines = size // QUAD // (2 if packed else 1) // parts  # cache lines of a group
-        for chosen in _even_parts(count, _ROWS_AT_ONCE):
+        for chosen in even_parts(count, _ROWS_AT_ONCE):
             places = {r: v.offset(builder, queries, r * each) for r in chosen}
             totals: dict[int, ir.Value] = {}
             for part in range(parts):
@@ -194,6 +195,7 @@ def score_levels(
                 sums = {k: cgutils.alloca_once_value(builder, s) for k, s in begin.items()}
                 with cgutils.for_range(builder, ir.Constant(v.I64, lines), intp=v.I64) as loop:
                     line = builder.add(loop.index, ir.Constant(v.I64, part * lines))
+                    prefetch_line(builder, _plus(builder, further, line, 64))
                     levels = _load_levels(builder, _plus(builder, keys, line, 64), halves=packed)
                     for half, quads in enumerate(levels):
                         for (r, side), total in sums.items():
@@ -215,7 +217,7 @@ def score_levels(
                 v.store(builder, builder.fmul(totals[r], worth), _plus(builder, out, out_stride, r))
         return ir.Constant(v.I64, 0)
 
-    signature = types.int64(_A, _A, _A, _A, _A, rows, row_bytes, dim, groups, halves, vnni)
+    signature = types.int64(_A, _A, _A, _A, _A, _A, rows, row_bytes, dim, groups, halves, vnni)
     return signature, generate
 
 
@@ -283,8 +285,8 @@ def weigh_levels(
     def rectangles() -> list[tuple[range, range]]:
         """(rows, cache lines of dims) whose sums fit in the registers."""
         rows, lines, most = news * heads, size // unit, _SUMS_AT_ONCE * v.LANES // 2 // unit
-        tall = _even_parts(rows, max(1, min(rows, most)))
-        wide = _even_parts(lines, max(1, most // len(tall[-1])))
+        tall = even_parts(rows, max(1, min(rows, most)))
+        wide = even_parts(lines, max(1, most // len(tall[-1])))
         return [(t, w) for t in tall for w in wide]
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
