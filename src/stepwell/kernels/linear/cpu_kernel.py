@@ -38,6 +38,13 @@ _SUMS_BYTES = 4 * 16 * PANELS * ROWS
 
 
 @njit(inline="always", error_model="numpy")
+def row_block(rows):
+    """Rows that pass together: blocks of equal size, in whole tiles, none above ROW_BLOCK."""
+    blocks = max(1, (rows + ROW_BLOCK - 1) // ROW_BLOCK)
+    return (rows + blocks * ROWS - 1) // (blocks * ROWS) * ROWS
+
+
+@njit(inline="always", error_model="numpy")
 def _tile(args, sums, row, panel, ahead, rows, kind):
     add_products(
         sums,
@@ -74,9 +81,9 @@ def _finish(args, sums, row, panel, rows):
 
 
 @njit(inline="always", error_model="numpy")
-def _row_block(args, sums, row, panel, kind):
+def _row_block(args, sums, row, block, panel, kind):
     """The rows of one block, against PANELS panels."""
-    stop = min(load_int64(args, ROW_COUNT), row + ROW_BLOCK)
+    stop = min(load_int64(args, ROW_COUNT), row + block)
     ahead = PANELS * load_int64(args, PANEL_STRIDE)
     while row < stop:
         left = stop - row
@@ -107,7 +114,8 @@ def compiled_kernel(kind: int) -> Any:
     """The machine code for one kind of weights; from the disk cache where it is there."""
 
     def kernel(args):
-        blocks = (load_int64(args, ROW_COUNT) + ROW_BLOCK - 1) // ROW_BLOCK
+        block = row_block(load_int64(args, ROW_COUNT))
+        blocks = (load_int64(args, ROW_COUNT) + block - 1) // block
         panels = load_int64(args, PANEL_COUNT)
         groups = (panels + PANELS - 1) // PANELS
         runs, length = load_int64(args, RUNS), load_int64(args, RUN_LENGTH)
@@ -123,6 +131,6 @@ def compiled_kernel(kind: int) -> Any:
             for at in range(first, first + count):
                 # The last panels overlap the ones before: written twice, with the same numbers.
                 panel = min((at % groups) * PANELS, panels - PANELS)
-                _row_block(args, sums, (at // groups) * ROW_BLOCK, panel, kind)
+                _row_block(args, sums, (at // groups) * block, block, panel, kind)
 
     return compile_kernel(kernel)
