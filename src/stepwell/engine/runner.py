@@ -18,7 +18,7 @@ from stepwell.cache.manager import CacheManager
 from stepwell.engine.scheduler import ScheduledSequence
 from stepwell.kernels.paged_attention import PrefillSpan, RaggedBatch
 from stepwell.model.attention import CONTEXT_ARGUMENT, PackedRows, StepContext
-from stepwell.model.fused.forward import fused_logits, fused_stack
+from stepwell.model.fused.forward import FusedForward, fused_stack
 from stepwell.model.load import LoadedModel
 from stepwell.model.pool import KVPool
 
@@ -47,9 +47,10 @@ class ModelRunner:
         max_model_len: int,
     ) -> None:
         self._model = loaded.model
-        self._stack = fused_stack(loaded.model)
-        if self._stack is not None:
-            self._stack.reserve(max_step_tokens)
+        stack = fused_stack(loaded.model)
+        self._fused = None if stack is None else FusedForward(loaded.model, stack)
+        if stack is not None:
+            stack.reserve(max_step_tokens)
         self._pool = pool
         self._device = pool.storage.device
         width = -(-max_model_len // pool.block_size)
@@ -75,7 +76,7 @@ class ModelRunner:
             self._starts,
             self._contexts,
         )
-        rows = 0 if self._stack is None else self._stack.workspace_bytes
+        rows = 0 if self._fused is None else self._fused.stack.workspace_bytes
         return rows + self._table.nbytes + sum(b.numel() * b.element_size() for b in buffers)
 
     @torch.inference_mode()
@@ -85,13 +86,13 @@ class ModelRunner:
         context = StepContext(layers=self._pool.layers, batch=batch, packed=self._packed_rows(plan))
         total = sum(p.count for p in plan)
         keep, rows = _rows_to_keep(plan)
-        if not keep:
+        if not keep and self._fused is None:
             keep = [total - 1]  # transformers has no way to ask for no logits at all
         tokens = self._to_device(self._tokens[:total])
         positions = self._to_device(self._positions[:total])
-        rows_kept = torch.tensor(keep, device=self._device)
-        if self._stack is not None:
-            logits = fused_logits(self._model, tokens, positions, keep=rows_kept, context=context)
+        rows_kept = torch.tensor(keep, dtype=torch.int64, device=self._device)
+        if self._fused is not None:
+            logits = self._fused.logits(tokens, positions, keep=rows_kept, context=context)
             return StepLogits(logits=logits, rows=rows)
         output = self._model(
             input_ids=tokens.unsqueeze(0),

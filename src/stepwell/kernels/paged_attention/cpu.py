@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import weakref
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,18 @@ def _decode_tasks(
 ) -> tuple[NDArray[np.int64], int, int]:
     """One task per (sequence, part, head); the states to keep and the counters for merging."""
     parts = np.maximum(1, -(-contexts // part_tokens))
+    same, partials, counters = _decode_tasks_of(tuple(parts.tolist()), kv_heads)
+    tasks = same.copy()
+    tasks[:, fld.POSITION] = contexts[tasks[:, fld.SEQUENCE]] - 1
+    return tasks, partials, counters
+
+
+@lru_cache(maxsize=64)
+def _decode_tasks_of(
+    parts_of: tuple[int, ...], kv_heads: int
+) -> tuple[NDArray[np.int64], int, int]:
+    """As `_decode_tasks` but for positions: the same in most steps of the same sequences."""
+    parts = np.array(parts_of, dtype=np.int64)
     sequence = np.repeat(np.arange(len(parts)), parts)  # one entry per (sequence, part)
     part = np.arange(len(sequence)) - (np.cumsum(parts) - parts)[sequence]
     several = (parts > 1).astype(np.int64)
@@ -230,7 +243,6 @@ def _decode_tasks(
     columns[..., fld.SEQUENCE] = columns[..., fld.FIRST_ROW] = sequence[:, None]
     columns[..., fld.HEAD] = head
     columns[..., fld.TOKENS] = 1
-    columns[..., fld.POSITION] = contexts[sequence][:, None] - 1
     columns[..., fld.FIRST_PART] = part[:, None]
     columns[..., fld.LAST_PART] = part[:, None] + 1
     columns[..., fld.PARTS] = parts[sequence][:, None]

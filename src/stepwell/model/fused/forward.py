@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from stepwell.model.attention import CONTEXT_ARGUMENT, AttentionContext
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from stepwell.model.fused.stack import FusedStack
 
 _STACK = "stepwell.model.fused.stack"
+_FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # those whose turns depend on nothing else
+_TABLE_STEP = 4096  # positions; a table grows by so many
 
 
 def fused_stack(model: nn.Module) -> FusedStack | None:
@@ -32,16 +35,38 @@ def fused_stack(model: nn.Module) -> FusedStack | None:
     return None
 
 
-def fused_logits(
-    model: Any, tokens: Tensor, positions: Tensor, *, keep: Tensor, context: AttentionContext
-) -> Tensor:
-    """tokens and positions int64 [T] -> logits [len(keep), vocabulary] of the rows in `keep`.
+class FusedForward:
+    """Runs a causal language model of the classes in recognize.FUSED_LAYERS: embedding, layers,
+    norm, head. Owns a table of cosines and sines by position, as far as positions have come."""
 
-    For models of the classes in recognize.FUSED_LAYERS: embedding, layers, norm, head.
-    """
-    base = model.model
-    hidden = base.embed_tokens(tokens.unsqueeze(0))
-    tables = base.rotary_emb(hidden, position_ids=positions.unsqueeze(0))
-    hidden = base.layers[0](hidden, position_embeddings=tables, **{CONTEXT_ARGUMENT: context})
-    logits: Tensor = model.lm_head(base.norm(hidden[0, keep]))
-    return logits
+    def __init__(self, model: Any, stack: FusedStack) -> None:
+        self._model = model
+        self._base = model.model
+        self.stack = stack
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    def logits(
+        self, tokens: Tensor, positions: Tensor, *, keep: Tensor, context: AttentionContext
+    ) -> Tensor:
+        """tokens and positions int64 [T] -> logits [len(keep), vocabulary] of the rows in `keep`;
+        all rows that there are where that is their number."""
+        hidden = self._base.embed_tokens(tokens)
+        turns = self._turns(hidden, positions)
+        kwargs: dict[str, Any] = {CONTEXT_ARGUMENT: context}
+        hidden = self.stack(hidden.unsqueeze(0), position_embeddings=turns, **kwargs)[0]
+        kept = hidden if len(keep) == len(hidden) else hidden[keep]
+        logits: Tensor = self._model.lm_head(self._base.norm(kept))
+        return logits
+
+    def _turns(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [1, T, D] of these positions."""
+        rotary = self._base.rotary_emb
+        if getattr(rotary, "rope_type", None) not in _FIXED_ROPE:
+            found: tuple[Tensor, Tensor] = rotary(hidden, position_ids=positions.unsqueeze(0))
+            return found
+        last = int(positions.max())
+        if self._tables is None or last >= self._tables[0].shape[1]:
+            many = torch.arange(-(-(last + 1) // _TABLE_STEP) * _TABLE_STEP).unsqueeze(0)
+            self._tables = rotary(hidden, position_ids=many)
+        cos, sin = self._tables
+        return cos.index_select(1, positions), sin.index_select(1, positions)
