@@ -2,13 +2,15 @@
 machine allows and beside rivals with the same precision.
 
 Contestants are processes that take turns within a round (A B A B); the machine's ceiling is
-measured before and after each part of each round, and a share is against the better of the two.
+measured before and after each part of each round (of decoding, each contestant), and a share is
+against the better of the two.
 Ratios pair what the same round measured.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,7 +21,7 @@ from stepwell.evaluate.contestants import ContestantFailed
 from stepwell.evaluate.options import OnProgress, OnSection
 from stepwell.evaluate.speed_bounds import share_of_bound
 from stepwell.evaluate.speed_field import Field
-from stepwell.evaluate.speed_options import PLAIN, Part, SpeedOptions
+from stepwell.evaluate.speed_options import PLAIN, Part, SpeedOptions, Variant
 from stepwell.evaluate.speed_parts import Asked, measure, warm_up
 from stepwell.evaluate.speed_start import measure_start
 from stepwell.evaluate.speed_summary import (
@@ -33,6 +35,7 @@ from stepwell.evaluate.statistics import without_nan
 
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of the mixed requests' lengths, of which a quick run takes the largest that there is time for."""
+_BY_BANDWIDTH = frozenset({Part.DECODE, Part.LONG})
 _BATCH_STEP = 2.5
 """Decode steps that one step of a full batch takes, about; to plan with, nothing is judged by it.
 """
@@ -125,28 +128,51 @@ def _run_group(run: _Run, contestants: Field, parts: tuple[Part, ...], ceiling: 
 
 
 def _run_part(run: _Run, contestants: Field, part: Part, asked: Asked, before: Ceiling) -> Ceiling:
-    """Everyone once. Returns the ceiling after it."""
+    """Everyone once. Returns the ceiling after it, which of decoding is measured after each: the
+    bandwidth of a shared machine changes within seconds."""
     if part is Part.BATCH:
         run.share = run.share or _affordable(run, contestants)
         asked = replace(asked, share=run.share)
-    found = {}
-    for variant, contestant in list(contestants.contestants.items()):
-        name = f"{variant.label} {part.value}"
-        if run.options.leaves_out(variant, part):
-            run.missing[name] = "left out of --quick"
+    found: dict[Variant, dict[str, Any]] = {}
+    for variant in list(contestants.contestants):
+        figures = _one_turn(run, contestants, part, variant, asked)
+        if figures is None:
             continue
-        if run.left < run.last.get(part, 0.0):
-            run.missing[name] = "no time was left for it"
-            continue
-        run.say(f"round {asked.turn + 1}, {part.value}: {variant.label}")
-        start = time.monotonic()
-        try:
-            found[variant] = measure(part, contestant, asked)
-        except ContestantFailed as error:
-            run.missing[name] = error.message
-            continue
-        run.missing.pop(name, None)
-        run.last[part] = time.monotonic() - start
+        found[variant] = figures
+        if part in _BY_BANDWIDTH:
+            before = _keep(run, contestants, part, found, asked, before)
+            found = {}
+    return _keep(run, contestants, part, found, asked, before) if found else before
+
+
+def _one_turn(
+    run: _Run, contestants: Field, part: Part, variant: Variant, asked: Asked
+) -> dict[str, Any] | None:
+    """One contestant's figures; None where it cannot, with the reason in `missing`."""
+    name = f"{variant.label} {part.value}"
+    if run.options.leaves_out(variant, part):
+        run.missing[name] = "left out of --quick"
+        return None
+    if run.left < run.last.get(part, 0.0):
+        run.missing[name] = "no time was left for it"
+        return None
+    run.say(f"round {asked.turn + 1}, {part.value}: {variant.label}")
+    start = time.monotonic()
+    try:
+        figures = measure(part, contestants.contestants[variant], asked)
+    except ContestantFailed as error:
+        run.missing[name] = error.message
+        return None
+    run.missing.pop(name, None)
+    run.last[part] = time.monotonic() - start
+    return figures
+
+
+def _keep(
+    run: _Run, contestants: Field, part: Part, found: Mapping[Variant, dict[str, Any]],
+    asked: Asked, before: Ceiling,
+) -> Ceiling:  # fmt: skip
+    """Figures become samples, held against the better of the ceilings before and after them."""
     after = contestants.measure_ceiling()
     beside = before.best(after)
     for variant, figures in found.items():

@@ -153,7 +153,7 @@ def summarize(
 
 def _rates(samples: Sequence[Sample]) -> dict[str, Any]:
     """Median ceilings over the run."""
-    beside = list({(sample.round, sample.part): sample.ceiling for sample in samples}.values())
+    beside = [sample.ceiling for sample in samples]
 
     def middle(name: str, unit: float) -> float | None:
         values = [float(ceiling[name]) / unit for ceiling in beside if ceiling[name]]
