@@ -14,6 +14,7 @@ import typer
 from stepwell.base.config import describe_settings
 from stepwell.base.errors import ConfigError, unknown_name
 from stepwell.cli import options
+from stepwell.cli.bench_attention import attention
 from stepwell.cli.bench_codec import codec
 from stepwell.cli.bench_hierarchy import hierarchy
 from stepwell.cli.bench_result import show_section, words
@@ -50,6 +51,7 @@ def bench() -> None:
 
 app.command()(hierarchy)
 app.command()(codec)
+app.command()(attention)
 app.command()(speed)
 app.command()(streaming)
 

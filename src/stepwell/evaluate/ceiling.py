@@ -138,6 +138,13 @@ def _gemm_int8(size: int, tries: int) -> float | None:
         return None
 
 
+def read_rate(volume: int) -> float:
+    """Bytes/s read by all of torch's threads: the best of a few tries."""
+    import torch
+
+    return _read(volume, 3, threads=torch.get_num_threads())
+
+
 def _read(volume: int, tries: int, *, threads: int) -> float:
     """Bytes/s of summing an array far larger than the caches, by that many threads."""
     from concurrent.futures import ThreadPoolExecutor
