@@ -82,6 +82,7 @@ def store_of(cache_home: Path) -> Path:
         ("gemma3_text", {"layer_types": None, "tie_word_embeddings": True}),
         ("mistral", {}),
         ("phi3", {}),
+        ("gpt_oss", {"layer_types": None, "intermediate_size": 96}),
     ],
 )
 def test_the_tokens_of_the_whole_model(
@@ -142,6 +143,16 @@ def test_what_fits_is_loaded_whole_and_said(
     assert llm.built.loaded.streamer is None
     assert decision(llm, "weights.streaming").value == "off"
     assert not (cache_home / "stepwell" / "streamed").exists()
+
+
+def test_low_bits_may_fit_where_the_checkpoint_does_not(
+    checkpoint: Callable[..., Path], start
+) -> None:
+    low = {"model__dtype": "bfloat16", "model__weights": "int4"}
+    llm = start(checkpoint("olmo2", **LARGER), "2500KiB", **low)
+    assert decision(llm, "weights.streaming").value == "off"
+    assert llm.stats.streaming.passes == 0
+    assert tokens(llm) == tokens(start(checkpoint("olmo2", **LARGER), "0", **low))
 
 
 def test_too_small_a_budget_names_the_least(checkpoint: Callable[..., Path], start) -> None:

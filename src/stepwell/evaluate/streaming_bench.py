@@ -1,19 +1,20 @@
 """A model three times as large as the memory it may take: `stepwell bench streaming`.
 
 Stepwell and accelerate's disk offload, each a process under the same enforced memory limit, take
-turns within a round; the disk is measured in each round with Stepwell's own reads and nothing
-computed, and shares are against that. Both read weights from a disk whose page cache was dropped:
-the checkpoint would otherwise lie in memory that no limit counts.
+turns within a round; the disk is measured before and after each part with Stepwell's own reads and
+nothing computed, and shares are against the best of a round. The checkpoint's page cache is dropped
+before either loads: it would otherwise lie in memory that no limit counts.
 
-Beside the same weights in bfloat16, Stepwell may run others (`extra`), which the rival has not.
+Beside the checkpoint's weights Stepwell may run low-bit ones (`formats`), which the rival has not.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,26 +23,27 @@ from typing import Any
 from stepwell.base.units import format_bytes
 from stepwell.evaluate.contestants import Contestant, ContestantFailed, adapters_folder
 from stepwell.evaluate.memory_limit import MemoryLimit
-from stepwell.evaluate.options import OnProgress, OnSection, Section
+from stepwell.evaluate.options import OnProgress, OnSection
 from stepwell.evaluate.page_cache import drop_page_cache
 from stepwell.evaluate.shapes import house_folder, is_shape, make_checkpoint
-from stepwell.evaluate.statistics import median
+from stepwell.evaluate.streaming_report import OWN, RIVAL, streaming_section
 
-OWN, RIVAL = "stepwell", "accelerate"
+_BLOCK = 16  # tokens of a KV block, as by default
 _PASSES = 2  # of the weights for one measurement of the disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamingOptions:
     """`ratio`: bytes of weights over those that the whole process may take. `share`: of the limit,
-    for weights; the rival is told the same. `tokens`: generated per sequence. `formats`: of
-    Stepwell's weights, `checkpoint` first: the one that is compared."""
+    for weights; the rival is told the same. `prompt`, `tokens`: read and generated per sequence, of
+    ids below `vocabulary`. `formats`: of Stepwell's weights, `checkpoint` first: it is compared."""
 
     model: str
     rounds: int
     batches: tuple[int, ...] = (1, 32)
     prompt: int = 32
     tokens: int = 16
+    vocabulary: int = 32000
     ratio: float = 3.0
     share: float = 0.5
     formats: tuple[str, ...] = ("checkpoint",)
@@ -80,22 +82,19 @@ def run_streaming_bench(
     with ExitStack() as stack:
         entrants = _enter_all(options, folder, limit, stack, missing, say)
         for number in range(first, first + options.rounds):
-            for name, entrant in entrants.items():
-                if name != RIVAL:
-                    say(f"round {number + 1}: {name}: reading alone")
-                    found = entrant.contestant.ask("read", passes=_PASSES)
-                    samples.append({"round": number, "engine": name, "part": "read", **found})
+            samples += _read(entrants, number, say)
             for batch in options.batches:
                 for name, entrant in entrants.items():
                     say(f"round {number + 1}: {name}: batch {batch}")
                     found = entrant.contestant.ask("run", **_work(options, batch, number))
                     samples.append(_sample(name, number, batch, found))
+                samples += _read(entrants, number, say)
         peaks = dict(earlier["peak_bytes"]) if earlier else {}
         for name, entrant in entrants.items():
             peaks[name] = max(peaks.get(name) or 0, entrant.limit.peak() or 0) or None
         how = next(iter(entrants.values())).limit.how.value
         loaded = {name: entrant.loaded for name, entrant in entrants.items()}
-    section = _section(samples, weights=weights, limit=limit, how=how, peaks=peaks)
+    section = streaming_section(samples, weights=weights, limit=limit, how=how, peaks=peaks)
     on_section(section)
     return {
         "weights_bytes": weights,
@@ -135,7 +134,7 @@ def _enter_all(
             "model.weights_budget": str(budget),
             "model.max_model_len": longest,
             "model.weights": weights,
-            "cache.block_size": 16,
+            "cache.pool": str(_pool_bytes(options, folder)),
             "cache.prefix_caching": False,
             "scheduler.max_sequences": max(options.batches),
         }
@@ -155,6 +154,15 @@ def _enter_all(
         except ContestantFailed as error:
             missing[RIVAL] = str(error)
     return found
+
+
+def _pool_bytes(options: StreamingOptions, folder: Path) -> int:
+    """KV of the largest batch: what the rival's cache grows to."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    heads, dim = config["num_key_value_heads"], config["head_dim"]
+    size = 4 if config.get("dtype") == "float32" else 2
+    blocks = max(options.batches) * (-(-(options.prompt + options.tokens) // _BLOCK) + 1)
+    return blocks * _BLOCK * 2 * config["num_hidden_layers"] * heads * dim * size
 
 
 def _enter(
@@ -193,10 +201,22 @@ def _rival_path(options: StreamingOptions) -> dict[str, str]:
     return {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
 
 
+def _read(entrants: Mapping[str, _Entrant], number: int, say: OnProgress) -> list[dict[str, Any]]:
+    """The disk's speed, before and after each part."""
+    samples = []
+    for name, entrant in entrants.items():
+        if name != RIVAL:
+            say(f"round {number + 1}: {name}: reading alone")
+            found = entrant.contestant.ask("read", passes=_PASSES)
+            samples.append({"round": number, "engine": name, "part": "read", **found})
+    return samples
+
+
 def _work(options: StreamingOptions, batch: int, number: int) -> dict[str, Any]:
     """The same prompts for everyone in a round."""
     source = random.Random(options.seed + 1000 * number + batch)
-    prompts = [[source.randrange(300, 30000) for _ in range(options.prompt)] for _ in range(batch)]
+    most = options.vocabulary
+    prompts = [[source.randrange(most) for _ in range(options.prompt)] for _ in range(batch)]
     return {"prompts": prompts, "max_tokens": options.tokens}
 
 
@@ -204,70 +224,3 @@ def _sample(name: str, number: int, batch: int, found: dict[str, Any]) -> dict[s
     count = sum(map(len, found.pop("tokens")))
     figures = {"tokens": count, "tokens_per_second": count / found["seconds"]}
     return {"round": number, "engine": name, "part": f"batch {batch}", **found, **figures}
-
-
-def _section(
-    samples: Sequence[dict[str, Any]],
-    *,
-    weights: int,
-    limit: int,
-    how: str,
-    peaks: dict[str, int | None],
-) -> Section:
-    names = list(dict.fromkeys(sample["engine"] for sample in samples))
-    figures: dict[str, Any] = {
-        "weights_bytes": weights,
-        "limit_bytes": limit,
-        "disk_read_gbps": _disk(samples, OWN) / 1e9,
-        "peak_share_of_limit": (peaks[OWN] or 0) / limit,
-    }
-    rows = []
-    for part in dict.fromkeys(s["part"] for s in samples if s["part"] != "read"):
-        batch = part.removeprefix("batch ")
-        figures[f"disk_share_batch{batch}"] = _share(samples, OWN, part)
-        for name in names:
-            speed = _median(samples, name, part, lambda s: s["tokens_per_second"])
-            figures[f"{name.replace(' ', '_')}_tps_batch{batch}"] = speed
-            ratio = _paired(samples, name, part)
-            if name != OWN:
-                figures[f"ratio_batch{batch}_to_{name.replace(' ', '_')}"] = ratio
-            share = "-" if name == RIVAL else f"{_share(samples, name, part):.0%}"
-            peak = peaks[name]
-            rows.append((
-                part, name, f"{speed:.2f}", "-" if name == OWN else f"{ratio:.2f}", share,
-                "-" if peak is None else format_bytes(peak),
-            ))  # fmt: skip
-    title = (
-        f"{format_bytes(weights)} of weights, {format_bytes(limit)} of memory ({how}); "
-        f"the disk gives {figures['disk_read_gbps']:.2f} GB/s to the same reads"
-    )
-    columns = ("part", "engine", "tokens/s", "stepwell / it", "of the disk", "peak memory")
-    return Section("larger-than-memory", title, columns, tuple(rows), figures)
-
-
-def _disk(samples: Sequence[dict[str, Any]], name: str) -> float:
-    return median([x for s in _of(samples, name, "read") for x in s["bytes_per_second"]])
-
-
-def _share(samples: Sequence[dict[str, Any]], name: str, part: str) -> float:
-    """Bytes read over the time of the whole run, prompts included, against the disk's speed in the
-    same round."""
-    disk = {s["round"]: median(s["bytes_per_second"]) for s in _of(samples, name, "read")}
-    runs = _of(samples, name, part)
-    return median([s["read_bytes"] / s["seconds"] / disk[s["round"]] for s in runs])
-
-
-def _paired(samples: Sequence[dict[str, Any]], name: str, part: str) -> float:
-    """Stepwell's tokens/s over another's, paired by round."""
-    pairs = zip(_of(samples, OWN, part), _of(samples, name, part), strict=True)
-    return median([a["tokens_per_second"] / b["tokens_per_second"] for a, b in pairs])
-
-
-def _median(
-    samples: Sequence[dict[str, Any]], name: str, part: str, of: Callable[[dict[str, Any]], float]
-) -> float:
-    return median([of(sample) for sample in _of(samples, name, part)])
-
-
-def _of(samples: Sequence[dict[str, Any]], name: str, part: str) -> list[dict[str, Any]]:
-    return [s for s in samples if s["engine"] == name and s["part"] == part]

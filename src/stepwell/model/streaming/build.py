@@ -102,6 +102,7 @@ def _write(
         writer.finish()
     finally:
         writer.abandon()
+        give_back_freed_memory()
 
 
 def _fill(unit: Unit, checkpoint: CheckpointTensors, dtype: torch.dtype) -> None:

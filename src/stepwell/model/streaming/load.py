@@ -26,9 +26,10 @@ from stepwell.model.load import LoadedModel, describe_model, load_model
 from stepwell.model.streaming.build import Say, build_store, store_identity, store_path
 from stepwell.model.streaming.checkpoint import CheckpointTensors
 from stepwell.model.streaming.embedding import EmbeddingRows, gather_bytes
+from stepwell.model.streaming.explain import explain
 from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile
 from stepwell.model.streaming.packing import Packing
-from stepwell.model.streaming.plan import SLOTS, choose_residents, least_bytes
+from stepwell.model.streaming.plan import choose_residents, least_bytes
 from stepwell.model.streaming.reader import PIECE
 from stepwell.model.streaming.skeleton import Origin, Skeleton, make_skeleton
 from stepwell.model.streaming.store import StoreIndex, read_index
@@ -116,9 +117,10 @@ def load_within_budget(
     _read_generation_config(skeleton.model, folder)
     loaded = describe_model(skeleton.model, folder, hf_config, parameters=skeleton.parameters)
     opened.streamer.reset()
-    return replace(
-        loaded, streamer=opened.streamer, decisions=_decisions(skeleton, opened, budget=budget)
+    decisions = explain(
+        opened.streamer, opened.index, whole_bytes=skeleton.whole_bytes, built=opened.built
     )
+    return replace(loaded, streamer=opened.streamer, decisions=decisions)
 
 
 def _refuse(hf_config: Any, *, device: torch.device, random_weights: bool) -> None:
@@ -216,33 +218,3 @@ def _too_small(budget: int, least: int) -> WeightsBudgetTooSmall:
         hint=f"Set it to {mib}MiB or more.",
         param="model.weights_budget",
     )
-
-
-def _decisions(skeleton: Skeleton, opened: _Opened, *, budget: int) -> tuple[Decision, ...]:
-    streamer = opened.streamer
-    found = streamer.residency
-    whole = sum(k == len(u) for k, u in zip(found.kept, opened.index.units, strict=True))
-    units = len(found.kept)
-    seconds = found.streamed / streamer.speed if streamer.speed else 0.0
-    how = "past the page cache" if streamer.direct else "through the page cache, dropped after use"
-    split = (
-        f"{format_bytes(skeleton.whole_bytes)} of weights: {format_bytes(found.resident)} of "
-        f"layers and head stay, {SLOTS} slots of {format_bytes(found.slot)}, "
-        f"{format_bytes(streamer.nbytes - found.total)} of norms and buffers; "
-        "embedding rows come from disk as tokens name them"
-    )
-    parts = f"{whole} of {units} layers and head slabs stay whole, the others in part or not at all"
-    read = (
-        f"{parts}; {format_bytes(found.streamed)} read in each step {how}, at the "
-        f"{streamer.speed / 1e9:.2f} GB/s of the first pass in {seconds:.2f} s (predicted, seconds)"
-    )
-    decisions = [
-        Decision("weights.budget", format_bytes(streamer.nbytes), split),
-        Decision("weights.streaming", "disk", read, predicted=seconds),
-    ]
-    formats = sorted({row.format for unit in opened.index.linears for row in unit})
-    packed = f"{sum(map(len, opened.index.linears))} packed, as they are in the store"
-    decisions.append(Decision("kernels.linear", " and ".join(formats) or "plain", packed))
-    if opened.built:
-        decisions.append(Decision("weights.store", "built", opened.built))
-    return tuple(decisions)
