@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from stepwell.evaluate.ceiling import read_rate
+from stepwell.hardware.malloc import keep_freed_memory
 from stepwell.kernels.paged_attention import (
     AttentionSpec,
     KVFormat,
@@ -48,6 +49,7 @@ class AttentionOptions:
 def run_attention_bench(options: AttentionOptions, *, say: Callable[[str], None]) -> dict[str, Any]:
     """The document for JSON. Rates in bytes a second; shares are medians over the rounds, each of
     its own round's bandwidth, which is the higher of before and after."""
+    keep_freed_memory()  # as the engine does: a call's scratch is not new memory each time
     pools = {}
     for form in options.formats:
         say(f"filling a pool in {form}")
