@@ -67,8 +67,9 @@ def _zeros(kind: int) -> ir.Constant:
 
 
 def _spread(rows: int, kind: int) -> int:
-    """Sums for each output vector: more chains hide the latency of few rows' dot products."""
-    if kind == DOT_BYTES:
+    """Sums for each output vector: with four products a chunk, more chains hide the latency of few
+    rows. bfloat16 has one chain for any tile, so that a row's bits do not depend on its tile."""
+    if kind in (BFLOAT16, DOT_BYTES):
         return 1
     return 4 if rows == 1 else 2 if rows <= 3 else 1
 
