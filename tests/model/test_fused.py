@@ -19,6 +19,7 @@ from transformers import (
 
 from stepwell.kernels.linear import WeightFormat, pack_linears, refusal
 from stepwell.kernels.paged_attention import PagedLayer, RaggedBatch, paged_attention
+from stepwell.kernels.paged_attention.base import KVFormat
 from stepwell.kernels.write_kv import write_kv
 from stepwell.model.attention import (
     ATTENTION_NAME,
@@ -76,10 +77,20 @@ class AnyContext:
 
 
 @torch.inference_mode()
-def logits(model: nn.Module, shapes: Any, make_context=StepContext) -> list[torch.Tensor]:
+def logits(
+    model: nn.Module,
+    shapes: Any,
+    make_context=StepContext,
+    kv: KVFormat = KVFormat.MODEL,
+) -> list[torch.Tensor]:
     """A prompt of 40 tokens, then steps of two sequences."""
     pool = KVPool.allocate(
-        shapes, num_blocks=16, block_size=16, dtype=torch.bfloat16, device=torch.device("cpu")
+        shapes,
+        num_blocks=16,
+        block_size=16,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        form=kv,
     )
     generator = torch.Generator().manual_seed(1)
     found = []
@@ -129,6 +140,17 @@ def test_any_context_gives_the_same_bits(name):
     paged = logits(model, shapes)
     other = logits(model, shapes, AnyContext)
     assert all(torch.equal(a, b) for a, b in zip(paged, other, strict=True))
+
+
+@pytest.mark.parametrize("kv", [KVFormat.INT8, KVFormat.INT4])
+def test_pools_in_low_bits(kv):
+    model = make("llama")
+    shapes = probe_layers(model)
+    swap_modules(model, shapes)
+    paged = logits(model, shapes, kv=kv)
+    other = logits(model, shapes, AnyContext, kv=kv)
+    assert all(torch.equal(a, b) for a, b in zip(paged, other, strict=True))
+    assert 0 < error(paged, logits(model, shapes)) < (0.05 if kv is KVFormat.INT8 else 0.3)
 
 
 def test_more_rows_than_reserved_and_back():
