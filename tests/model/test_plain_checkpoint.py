@@ -65,7 +65,7 @@ def test_left_to_transformers(change: str, tmp_path: Path, checkpoint: Checkpoin
     elif change == "tied twice":
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     elif change == "quantized":
-        fields = {"quantization_config": {"quant_method": "fp8"}}
+        fields = {"quantization_config": {"quant_method": "mxfp4"}}
     else:
         fields = {"model_type": "starcoder2"}
     save_file(tensors, tmp_path / "model.safetensors")

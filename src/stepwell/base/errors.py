@@ -14,6 +14,7 @@
     │   ├── CheckpointNotFound       there is no such folder or repository
     │   ├── UnsupportedArchitecture  its layers need what the engine does not have
     │   ├── UnsafeCheckpoint         it would run code or unpickle
+    │   ├── UnsupportedCheckpointFormat  quantized in a way that is not read here
     │   └── WeightStoreError         weights cannot be written for streaming, or not be read back
     │       └── WeightStoreDamaged   the file is not what was written
     ├── HardwareError                the machine lacks what was asked for
@@ -127,6 +128,12 @@ class UnsafeCheckpoint(ModelError):
     """Loading would execute code: pickled weights or remote modelling code."""
 
     code = "unsafe_checkpoint"
+
+
+class UnsupportedCheckpointFormat(ModelError):
+    """The weights are quantized in a way that is not read here, or a package for it is missing."""
+
+    code = "unsupported_checkpoint_format"
 
 
 class WeightStoreError(ModelError):

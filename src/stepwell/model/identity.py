@@ -33,14 +33,13 @@ class Coverage(enum.Enum):
 
 
 def weights_manifest(folder: Path | None, coverage: Coverage) -> list[tuple[str, int, str]]:
-    """(file name, bytes, digest) of each safetensors file."""
-    if folder is None or not folder.is_dir():
+    """(file name, bytes, digest) of each safetensors file, or of the GGUF file that `folder` is.
+    Quantized weights and their scales are tensors in these files like any others."""
+    if folder is None:
         return []
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
     digest = _whole_digest if coverage is Coverage.WHOLE else _sampled_digest
-    return [
-        (path.name, path.stat().st_size, digest(path))
-        for path in sorted(folder.glob("*.safetensors"))
-    ]
+    return [(path.name, path.stat().st_size, digest(path)) for path in files]
 
 
 def weights_hash(folder: Path) -> bytes:
@@ -54,6 +53,8 @@ def _sampled_digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
+        if path.suffix != ".safetensors":  # GGUF: what is first is not the header's size
+            header = min(size, _READ)
         file.seek(0)
         digest.update(file.read(8 + header))
         for part in range(16):

@@ -27,6 +27,8 @@ from stepwell.model.attention import (
     register_attention,
 )
 from stepwell.model.checkpoint import build_model
+from stepwell.model.checkpoint_formats import GGUF_SUFFIX, check_format, quantization_of
+from stepwell.model.gguf import read_gguf_config
 from stepwell.model.swap import swap_modules
 from stepwell.model.tokenizer import Tokenizer
 from stepwell.model.weight_recipe import load_recipe
@@ -77,7 +79,7 @@ class LoadedModel:
 
 def find_checkpoint(path: str) -> Path:
     """Folder of a checkpoint: `house`, a local folder, or a Hugging Face name already in the
-    local cache or reachable. Raises CheckpointNotFound."""
+    local cache or reachable; a GGUF file is its own. Raises CheckpointNotFound."""
     if path == HOUSE:
         for parent in Path(__file__).resolve().parents:
             if (parent / "models" / HOUSE / "config.json").is_file():
@@ -93,6 +95,10 @@ def find_checkpoint(path: str) -> Path:
         raise CheckpointNotFound(
             f"{folder} has no config.json.", hint="Name a folder in Hugging Face layout."
         )
+    if folder.suffix == GGUF_SUFFIX:
+        if folder.is_file():
+            return folder
+        raise CheckpointNotFound(f"there is no file {path}.", hint="Name a GGUF file.")
     if folder.is_absolute() or path.count("/") != 1:
         raise CheckpointNotFound(
             f"there is no folder {path}.",
@@ -121,6 +127,13 @@ def read_hf_config(folder: Path) -> Any:
     """The checkpoint's configuration, refusing unsafe and unsupported ones by name."""
     from transformers import AutoConfig
 
+    settings = quantization_of(folder)
+    if settings is not None:
+        check_format(settings)
+    if folder.suffix == GGUF_SUFFIX:
+        hf_config = read_gguf_config(folder)
+        refuse_unsupported(hf_config)
+        return hf_config
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model_type = raw.get("model_type", "?")
     try:
@@ -144,12 +157,14 @@ def load_model(
 ) -> LoadedModel:
     """Load weights (safetensors only, or random ones) with our attention, and probe the layers."""
     register_attention()
-    model = build_model(config, folder, hf_config, dtype=dtype).to(device).eval()
+    model, read = build_model(config, folder, hf_config, dtype=dtype)
+    model = model.to(device).eval()
     model.requires_grad_(requires_grad=False)
     parameters = sum(p.numel() for p in model.parameters())
     loaded = describe_model(model, folder, hf_config, parameters=parameters)
     loaded = _swap(config, loaded, folder)
-    return replace(loaded, folder=None if config.random_weights else folder)
+    decisions = (*read, *loaded.decisions)
+    return replace(loaded, folder=None if config.random_weights else folder, decisions=decisions)
 
 
 def _swap(config: ModelConfig, loaded: LoadedModel, folder: Path) -> LoadedModel:
@@ -238,7 +253,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 def _load_tokenizer(folder: Path, eos: frozenset[int]) -> Tokenizer | None:
     names = ("tokenizer.json", "tokenizer.model", "vocab.json")
-    if not any((folder / name).is_file() for name in names):
+    if folder.suffix != GGUF_SUFFIX and not any((folder / name).is_file() for name in names):
         return None
     return Tokenizer.load(folder, eos_token_ids=eos)
 

@@ -7,8 +7,9 @@ to get ready for that. Most checkpoints need none of it. Those that do are left 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,39 +17,69 @@ from torch import Tensor, nn
 from stepwell.model.architectures import TESTED_MODEL_TYPES
 from stepwell.model.attention import ATTENTION_NAME
 
+Shape = tuple[int, ...]
+
+
+class TensorSource(Protocol):
+    """The tensors of a model, by name."""
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Of all tensors."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """One of them, on the CPU."""
+        ...
+
+
+class TensorFiles:
+    """The tensors of a folder's safetensors files."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        self._files: dict[str, Any] = {}
+        self.shapes: dict[str, Shape] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            file: Any = safe_open(path, framework="pt")
+            for name in file.keys():
+                self._files[name] = file
+                self.shapes[name] = tuple(file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        """May share its memory with the file: copy what outlives it."""
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
 
 def load_plain(folder: Path, hf_config: Any, *, dtype: torch.dtype) -> nn.Module | None:
     """The model with its weights in `dtype` on the CPU, or None where transformers has to load it:
     an architecture that no test compares, a quantized checkpoint, other names or shapes, layers
     that want another precision."""
-    if hf_config.model_type not in TESTED_MODEL_TYPES:
-        return None
     if getattr(hf_config, "quantization_config", None) is not None:
         return None
-    places = _places(folder)
-    model = _empty(hf_config, dtype)
-    if model._get_dtype_plan(dtype) or not _same(model, places):
+    if hf_config.model_type not in TESTED_MODEL_TYPES:
         return None
-    _copy(model, places, dtype)
+    return fill_model(hf_config, TensorFiles(folder), folder=folder, dtype=dtype)
+
+
+def fill_model(
+    hf_config: Any, tensors: TensorSource, *, folder: Path, dtype: torch.dtype
+) -> nn.Module | None:
+    """The model of a configuration with these tensors, or None where they are not its own."""
+    model = empty_model(hf_config, dtype=dtype)
+    if model._get_dtype_plan(dtype) or not _same(model, tensors.shapes):
+        return None
+    for name in tensors.shapes:
+        _put(model, name, tensors.read(name), dtype)
     model.tie_weights()
     _read_generation_config(model, folder)
     model.config.name_or_path = str(folder)
     return model
 
 
-def _places(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """File and shape of each tensor."""
-    from safetensors import safe_open
-
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():
-                found[name] = (path, tuple(file.get_slice(name).get_shape()))
-    return found
-
-
-def _empty(hf_config: Any, dtype: torch.dtype) -> Any:
+def empty_model(hf_config: Any, *, dtype: torch.dtype) -> Any:
     """The model with room for its weights, not filled: memory that is never touched costs none."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -62,23 +93,11 @@ def _empty(hf_config: Any, dtype: torch.dtype) -> Any:
         )
 
 
-def _same(model: Any, places: dict[str, tuple[Path, tuple[int, ...]]]) -> bool:
-    """Whether the files hold the model's tensors and no others, tied ones once."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def _same(model: Any, held: Mapping[str, Shape]) -> bool:
+    """Whether these are the model's tensors and no others, tied ones once."""
     tied = set(model.all_tied_weights_keys or ())
-    held = {name: shape for name, (_, shape) in places.items()}
-    return held == {name: shape for name, shape in wanted.items() if name not in tied}
-
-
-def _copy(
-    model: nn.Module, places: dict[str, tuple[Path, tuple[int, ...]]], dtype: torch.dtype
-) -> None:
-    from safetensors import safe_open
-
-    for path in sorted({path for path, _ in places.values()}):
-        with safe_open(path, framework="pt") as file:
-            for name in [n for n, (held_by, _) in places.items() if held_by == path]:
-                _put(model, name, file.get_tensor(name), dtype)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return dict(held) == {name: shape for name, shape in wanted.items() if name not in tied}
 
 
 def _put(model: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:

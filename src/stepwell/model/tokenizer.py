@@ -22,10 +22,17 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path, *, eos_token_ids: frozenset[int]) -> Tokenizer:
-        """Read the tokenizer of a checkpoint folder; no code of it is run."""
+        """Read the tokenizer of a checkpoint folder or GGUF file; no code of it is run."""
         from transformers import AutoTokenizer
 
-        hf_tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if folder.suffix == ".gguf":
+            place: dict[str, Any] = {
+                "pretrained_model_name_or_path": folder.parent,
+                "gguf_file": folder.name,
+            }
+        else:
+            place = {"pretrained_model_name_or_path": folder}
+        hf_tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
         own = hf_tokenizer.eos_token_id
         ids = eos_token_ids | ({own} if own is not None else set())
         return cls(hf_tokenizer, eos_token_ids=frozenset(ids))
