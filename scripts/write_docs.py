@@ -39,7 +39,13 @@ def settings_page() -> str:
 
 def numbers() -> str:
     """The tables of README's section on numbers, each line from a committed result."""
-    lines: list[str] = []
+    lines = [
+        "**How near the machine's limits, beside others (`stepwell bench speed --rivals`)**: "
+        + speed_numbers(),
+        "A share is of the bound that was measured in the same round; `1.20x` says that Stepwell "
+        "with the same weights was 1.2 times as fast.",
+        "",
+    ]
     for name, title in (
         ("serve-qwen", "Qwen2.5-0.5B's shape, random weights, bf16"),
         ("hierarchy-qwen", "The same shape with lower tiers (`stepwell bench hierarchy qwen`)"),
@@ -212,7 +218,7 @@ def speed_numbers() -> str:
     lines = [
         f"Qwen2.5-0.5B's shape, random weights, {machine['cores']} cores of {machine['cpu']}, "
         f"{result['date'][:10]}, {result['summary']['read_gbps']:.0f} GB/s read by all threads "
-        f"(median beside the parts), `results/speed-qwen.json`:",
+        f"(median beside the parts), `bench/results/speed-qwen.json`:",
         "",
         *result_table(result),
     ]
