@@ -42,7 +42,7 @@ class ModelConfig:
     random_weights: bool = _setting(False, "fill the shape with random numbers (benchmarks only)")
     weights: Literal["checkpoint", "int8", "int4", "nf4"] = _setting(
         "checkpoint",
-        "how linear layers and the output head are kept in memory; see `stepwell evaluate precision`",
+        "how linear layers and the output head are kept; see `stepwell evaluate precision`",
     )
     kv: Literal["model", "int8", "int4"] = _setting(
         "model", "how the pool keeps K and V; int8 and int4 hold more sessions in the same bytes"
