@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import importlib
 import importlib.util
 import sys
@@ -14,6 +12,7 @@ from typer.core import TyperGroup
 
 import stepwell
 from stepwell.base.errors import ConfigError, RequestError, StepwellError
+from stepwell.hardware.collector import collect_rarely
 from stepwell.hardware.threads import bound_spinning
 
 VERBS = (
@@ -85,7 +84,7 @@ def main(
 def run() -> None:
     """Entry point: runs the command line and exits with 0, 1 (failed) or 2 (wrong usage)."""
     bound_spinning()
-    _collect_rarely()
+    collect_rarely()
     try:
         app(prog_name="stepwell")
     except StepwellError as error:
@@ -103,13 +102,6 @@ def run() -> None:
     except BrokenPipeError:  # `stepwell ... | head`
         sys.stderr.close()
         sys.exit(1)
-
-
-def _collect_rarely() -> None:
-    """A million objects come with the imports and stay. Looking through them at Python's own
-    pace costs a third of the start, and once more at the end almost two seconds."""
-    gc.set_threshold(100_000, 20, 50)
-    atexit.register(gc.freeze)
 
 
 def print_error(error: StepwellError) -> None:

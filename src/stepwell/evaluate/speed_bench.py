@@ -43,7 +43,8 @@ _BATCH_STEP = 2.5
 
 @dataclass(slots=True)
 class _Run:
-    """One run on its way. `last`: seconds that a part took the last contestant."""
+    """One run on its way. `last`: seconds that a part took the last contestant. `compiling`: what
+    the first use on this machine took; the plan does not count it."""
 
     options: SpeedOptions
     on_section: OnSection
@@ -52,13 +53,14 @@ class _Run:
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     share: float = 1.0
+    compiling: float = 0.0
     started: float = field(default_factory=time.monotonic)
     last: dict[Part, float] = field(default_factory=dict)
 
     @property
     def left(self) -> float:
         """Seconds of the plan."""
-        return self.options.seconds - (time.monotonic() - self.started)
+        return self.options.seconds + self.compiling - (time.monotonic() - self.started)
 
 
 def run_speed_bench(
@@ -81,6 +83,7 @@ def run_speed_bench(
         folder = find_model(options.model, workdir=workdir, say=say)
         for number, group in enumerate(options.groups()):
             with Field(options, folder, group, say) as contestants:
+                run.compiling += contestants.compile_seconds
                 ceiling = contestants.measure_ceiling()
                 if number == 0:
                     on_section(ceiling_section(ceiling, contestants.cost))
@@ -220,5 +223,6 @@ def _result(run: _Run, before: dict[str, Any], start: dict[str, Any] | None) -> 
         "samples": [asdict(sample) for sample in run.samples],
         "start": start,
         "summary": {"bench": "speed", "model": run.options.model, "quick": run.options.quick,
-                    "seconds": round(seconds, 1)} | summary,
+                    "seconds": round(seconds, 1),
+                    "compile_first_use_s": round(run.compiling, 1)} | summary,
     })  # fmt: skip

@@ -22,6 +22,7 @@ from stepwell.evaluate.speed_options import PLAIN, SpeedOptions, Variant, load_a
 _LOAD_SECONDS = 900.0
 _TOLD = (
     "engine", "versions", "threads", "seconds", "startup_seconds", "convert_seconds",
+    "compile_seconds",
     "weight_bytes", "weights", "cost", "pool_bytes",
 )  # fmt: skip
 
@@ -45,8 +46,11 @@ class Field:
         try:
             for variant in self.variants:
                 self._start(variant)
+                if variant.own and variant in self.contestants:
+                    self._await(variant)  # the next finds its kernels compiled
             for variant in list(self.contestants):
-                self._await(variant)
+                if not variant.own:
+                    self._await(variant)
         except BaseException:
             self._stack.close()
             raise
@@ -62,6 +66,11 @@ class Field:
     def cost(self) -> ModelCost:
         """Of the reference: what bounds prompts is the same for all."""
         return ModelCost(**self.loaded[PLAIN.label]["cost"])
+
+    @property
+    def compile_seconds(self) -> float:
+        """That Stepwell's kernels took on their first use on this machine; 0 from then on."""
+        return sum(told.get("compile_seconds", 0.0) for told in self.loaded.values())
 
     def measure_ceiling(self) -> Ceiling:
         """What the machine does now."""
