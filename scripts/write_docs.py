@@ -222,6 +222,13 @@ def speed_numbers() -> str:
         "",
         *result_table(result),
     ]
+    if start := result["start"]:
+        lines += [
+            "",
+            f"`{start['command']}`: process to first token in "
+            f"{start['first_token_s']['median']:.1f} s (warm cache), "
+            f"{start['first_use_s']:.1f} s with nothing compiled.",
+        ]
     return "\n".join(lines) + "\n"
 
 
