@@ -225,7 +225,7 @@ def speed_numbers() -> str:
     if start := result["start"]:
         lines += [
             "",
-            f"`{start['command']}`: process to first token in "
+            "A new `stepwell generate house`: process to first token in "
             f"{start['first_token_s']['median']:.1f} s (warm cache), "
             f"{start['first_use_s']:.1f} s with nothing compiled.",
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ def measure_start(*, rounds: int, say: OnProgress) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         first_use = first_token_seconds({"NUMBA_CACHE_DIR": folder})
     return {
-        "command": "stepwell " + " ".join(_COMMAND),
+        "command": "stepwell " + shlex.join(_COMMAND),
         "first_token_s": warm.as_dict(),
         "first_use_s": first_use,
         "compile_s": first_use - warm.median,
