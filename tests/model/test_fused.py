@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -68,10 +68,10 @@ class AnyContext:
 
     layers: dict[nn.Module, PagedLayer]
     batch: RaggedBatch
-    calls: int = 0
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def attend(self, module, query, key, value, spec):
-        self.calls += 1
+        self.kept.append((key, key.clone()))
         write_kv(key, value, self.layers[module], self.batch)
         return paged_attention(query, self.layers[module], self.batch, spec)
 
@@ -140,6 +140,21 @@ def test_any_context_gives_the_same_bits(name):
     paged = logits(model, shapes)
     other = logits(model, shapes, AnyContext)
     assert all(torch.equal(a, b) for a, b in zip(paged, other, strict=True))
+
+
+def test_what_a_context_keeps_stays_as_it_was():
+    model = make("llama")
+    shapes = probe_layers(model)
+    swap_modules(model, shapes)
+    contexts: list[AnyContext] = []
+
+    def keeping(**kwargs: Any) -> AnyContext:
+        contexts.append(AnyContext(**kwargs))
+        return contexts[-1]
+
+    logits(model, shapes, keeping)
+    kept = [pair for context in contexts for pair in context.kept]
+    assert len(kept) == 5 * 3 and all(torch.equal(a, b) for a, b in kept)
 
 
 @pytest.mark.parametrize("kv", [KVFormat.INT8, KVFormat.INT4])

@@ -59,6 +59,7 @@ HTTP_STATUS: dict[str, HTTPStatus] = {
     "checkpoint_not_found": HTTPStatus.INTERNAL_SERVER_ERROR,
     "unsupported_architecture": HTTPStatus.INTERNAL_SERVER_ERROR,
     "unsafe_checkpoint": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "unsupported_checkpoint_format": HTTPStatus.INTERNAL_SERVER_ERROR,
     "weight_store_error": HTTPStatus.INTERNAL_SERVER_ERROR,
     "weight_store_damaged": HTTPStatus.INTERNAL_SERVER_ERROR,
     "hardware_error": HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -125,8 +125,8 @@ class FusedStack(nn.Module):
         threads = torch.get_num_threads()
         for parts, place in zip(self._parts, program.layers, strict=True):
             run_calls(program.calls[place.first : place.attend], threads=threads)
-            query, key, value = (
-                self._rows(name, rows).view(rows, heads, -1)
+            query, key, value = (  # copies: a context may keep them, and the rows are used again
+                self._rows(name, rows).view(rows, heads, -1).clone()
                 for name, heads in (
                     ("query", parts.shape.q_heads),
                     ("key", parts.shape.kv_heads),
