@@ -24,7 +24,7 @@ from stepwell.evaluate.memory_limit import Enforcement, MemoryLimit, can_limit_b
 
 MANY = 1 << 40
 LARGE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 16}
-MARGIN = 24 << 20  # what a step of these sizes takes beside weights and pool
+MARGIN = 72 << 20  # a step of these sizes, and how far two equal starts differ
 CODE = """
 import json, sys
 from stepwell.base.sampling import SamplingParams
