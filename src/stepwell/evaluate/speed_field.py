@@ -101,7 +101,9 @@ class Field:
                 self.missing[variant.label] = error.message
                 return
         self.contestants[variant] = self._stack.enter_context(contestant)
-        contestant.send("load", model=str(self.folder), **load_arguments(variant))
+        contestant.send(
+            "load", model=str(self.folder), **load_arguments(variant, quick=self.options.quick)
+        )
 
     def _await(self, variant: Variant) -> None:
         self.say(f"loading {variant.label}")

@@ -14,8 +14,9 @@ from stepwell.base.errors import ConfigError
 from stepwell.evaluate.workload import REFERENCE_SEED, Mix
 
 STEPWELL = "stepwell"
-POOL = "512MiB"
-"""Of each of Stepwell's engines: several live side by side."""
+POOL, QUICK_POOL = "512MiB", "256MiB"
+"""Of each of Stepwell's engines: several live side by side. The larger holds the `long` prompt, the
+smaller the mixed requests at full length."""
 
 
 class Part(enum.Enum):
@@ -130,8 +131,9 @@ class SpeedOptions:
     environments: Path = Path("~/.cache/stepwell/rivals")
 
     def leaves_out(self, variant: Variant, part: Part) -> bool:
-        """Quick runs measure 4-bit weights in decoding alone, which is what they are for."""
-        return self.quick and variant.weights == "int4" and part is not Part.DECODE
+        """Quick runs measure bf16 in all parts, int8 without the long prompt, int4 in decoding."""
+        left_out = {"int8": {Part.PREFILL}, "int4": {Part.PREFILL, Part.BATCH}}
+        return self.quick and part in left_out.get(variant.weights, ())
 
     def groups(self) -> list[tuple[Variant, ...]]:
         """Who runs at the same time, the reference always among them: Stepwell's variants by
@@ -160,8 +162,8 @@ def choose_variants(known: Iterable[Variant], words: Iterable[str]) -> tuple[Var
     return tuple(variant for variant in known if variant in chosen or not wanted)
 
 
-def load_arguments(variant: Variant) -> dict[str, Any]:
+def load_arguments(variant: Variant, *, quick: bool = False) -> dict[str, Any]:
     """Of the operation `load`."""
     if variant.own:
-        return {"settings": {"cache.pool": POOL} | variant.settings()}
+        return {"settings": {"cache.pool": QUICK_POOL if quick else POOL} | variant.settings()}
     return {"weights": variant.weights}
