@@ -156,7 +156,7 @@ def _one_turn(
     if run.options.leaves_out(variant, part):
         run.missing[name] = "left out of --quick"
         return None
-    if run.left < run.last.get(part, 0.0):
+    if run.left < run.last.get(part, run.last.get(Part.DECODE, 0.0)):
         run.missing[name] = "no time was left for it"
         return None
     run.say(f"round {asked.turn + 1}, {part.value}: {variant.label}")
