@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepwell.kernels.linear import refusal
 from stepwell.kernels.norm import cpu as norm
 from stepwell.kernels.norm import reference as norm_reference
 from stepwell.kernels.rotary import cpu as rotary
 from stepwell.kernels.rotary import reference as rotary_reference
 
-_reason = refusal(torch.zeros(16, 16, dtype=torch.bfloat16))
 pytestmark = pytest.mark.skipif(
     norm.refusal(torch.zeros(16, dtype=torch.bfloat16)) is not None,
     reason=str(norm.refusal(torch.zeros(16, dtype=torch.bfloat16))),

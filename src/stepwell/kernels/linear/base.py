@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from stepwell.kernels.linear.quantize import WeightFormat
@@ -35,8 +34,3 @@ def flat_rows(x: Tensor) -> Tensor:
     """x [..., K] as contiguous rows [T, K]."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.is_contiguous() else rows.contiguous()
-
-
-def empty_like_rows(x: Tensor, columns: int) -> Tensor:
-    """Room for an output [..., columns] of x [..., K]."""
-    return torch.empty(*x.shape[:-1], columns, dtype=x.dtype, device=x.device)
