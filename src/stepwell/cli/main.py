@@ -20,6 +20,8 @@ VERBS = (
     "chat",
     "generate",
     "demo",
+    "plan",
+    "doctor",
     "bench",
     "simulate",
     "cache",
