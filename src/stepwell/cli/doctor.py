@@ -1,0 +1,60 @@
+"""`stepwell doctor`: a URL is examined; the other parts are verbs beside it.
+
+Verbs are loaded when they are used: each is the `app` of `stepwell.cli.doctor_<verb>`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+LIVE = "live"
+VERBS = (LIVE, "oom", "leaks", "checklist")
+_HELP = ("-h", "--help")
+
+
+class DoctorGroup(TyperGroup):
+    """What is not the name of a verb is the URL of a server, which `live` examines."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Verbs whose module is installed."""
+        return [verb for verb in VERBS if importlib.util.find_spec(_module(verb)) is not None]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a verb, None if there is no such verb."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = typer.main.get_command(importlib.import_module(_module(cmd_name)).app)
+        command.name = cmd_name
+        return command
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """With `live` put before a URL, before options, and where nothing is given."""
+        if not args or (args[0] not in VERBS and args[0] not in _HELP):
+            args = [LIVE, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As typer does, with the verb known for its suggestions."""
+        self.commands = {verb: self.get_command(ctx, verb) for verb in args[:1] if verb in VERBS}
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=DoctorGroup, add_completion=False, rich_markup_mode="rich")
+
+
+@app.callback()
+def doctor() -> None:
+    """Why is it slow, or out of memory? [bold]stepwell doctor URL[/bold] examines a live server
+    (options: [bold]stepwell doctor live --help[/bold]); the verbs below do the rest.
+
+    Example: [bold]stepwell doctor http://127.0.0.1:8000[/bold]
+    """
+
+
+def _module(verb: str) -> str:
+    return f"stepwell.cli.doctor_{verb}"
