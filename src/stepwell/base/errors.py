@@ -13,6 +13,7 @@
     ├── ModelError                   a model cannot be loaded
     │   ├── CheckpointNotFound       there is no such folder or repository
     │   ├── UnsupportedArchitecture  its layers need what the engine does not have
+    │   ├── UnknownArchitecture      the planner does not know what its layers hold
     │   ├── UnsafeCheckpoint         it would run code or unpickle
     │   ├── UnsupportedCheckpointFormat  quantized in a way that is not read here
     │   └── WeightStoreError         weights cannot be written for streaming, or not be read back
@@ -122,6 +123,12 @@ class UnsupportedArchitecture(ModelError):
     """The architecture has layers that the engine cannot serve from paged memory."""
 
     code = "unsupported_architecture"
+
+
+class UnknownArchitecture(ModelError):
+    """The planner does not know this kind of model or layer, and does not guess."""
+
+    code = "unknown_architecture"
 
 
 class UnsafeCheckpoint(ModelError):
