@@ -29,6 +29,7 @@ from stepwell.hardware.machine import read_machine  # noqa: E402
 from stepwell.model.streaming.files import ALIGNMENT, BlockFile  # noqa: E402
 
 LARGER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6}
+FUSED = LARGER | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 SAMPLING = SamplingParams(max_tokens=10, temperature=0.0, ignore_eos=True)
 PROMPTS = [[5, 6, 7, 8] * 5, [300, 4, 300], [9, 10, 11] * 20]
 BUDGET = "3MiB"
@@ -108,6 +109,24 @@ def test_bfloat16(checkpoint: Callable[..., Path], start) -> None:
         streamed = start(folder, "2MiB", model__dtype="bfloat16")
         assert decision(streamed, "kernels.linear").value == decision(whole, "kernels.linear").value
         assert tokens(streamed) == tokens(whole)
+
+
+@pytest.mark.parametrize(
+    ("weights", "budget"), [("checkpoint", "2MiB"), ("int8", "1500KiB"), ("int4", "1100KiB")]
+)
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_fused_layers(
+    checkpoint: Callable[..., Path], start, model_type: str, weights: str, budget: str
+) -> None:
+    """Their programs hold addresses, which move; both sides compute with the same kernels."""
+    folder = checkpoint(model_type, **(FUSED | {"num_hidden_layers": 12}))
+    settings = {"model__dtype": "bfloat16", "model__weights": weights}
+    whole = start(folder, "0", **settings)
+    streamed = start(folder, budget, **settings)
+    assert decision(whole, "model.layers").value == "fused"
+    assert decision(streamed, "model.layers").value == "fused"
+    assert tokens(streamed) == tokens(whole)
+    assert streamed.stats.streaming.bytes_per_pass > 0
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
@@ -213,11 +232,13 @@ def test_no_space(checkpoint: Callable[..., Path], start, monkeypatch, cache_hom
     assert not list((cache_home / "stepwell" / "streamed").glob("*weights*"))
 
 
+@pytest.mark.parametrize(("dtype", "budget"), [("float32", BUDGET), ("bfloat16", "2MiB")])
 def test_a_read_error_fails_its_requests_and_nothing_after(
-    checkpoint: Callable[..., Path], start, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Callable[..., Path], start, monkeypatch: pytest.MonkeyPatch, dtype: str, budget: str
 ) -> None:
-    folder = checkpoint("llama", **LARGER)
-    llm = start(folder, BUDGET)
+    """In layers that run one by one, and in fused ones."""
+    folder = checkpoint("llama", **FUSED)
+    llm = start(folder, budget, model__dtype=dtype)
     expected = tokens(llm)
     read = BlockFile.read
 

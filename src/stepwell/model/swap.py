@@ -11,7 +11,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -19,6 +19,9 @@ from stepwell.base.decisions import Decision
 from stepwell.kernels import registry
 from stepwell.kernels.linear import WeightFormat, pack_linears
 from stepwell.model.attention import LayerShape
+
+if TYPE_CHECKING:
+    from stepwell.model.fused.stack import Streams
 
 # Classes that compute weight * (x / root mean square) with the product in the model's dtype.
 RMS_NORMS = frozenset(
@@ -51,6 +54,18 @@ def swap_modules(
     from stepwell.model.fused.stack import fuse_layers
 
     return (linears, norms, fuse_layers(model, shapes))
+
+
+def swap_streamed(
+    model: nn.Module, shapes: Mapping[nn.Module, LayerShape], streams: Streams
+) -> tuple[Decision, ...]:
+    """The same for a model whose linear layers are packed already and whose weights move."""
+    norms = swap_norms(model)
+    if norms.value == "plain":
+        return (norms,)  # before numba is imported for nothing
+    from stepwell.model.fused.stack import fuse_layers
+
+    return (norms, fuse_layers(model, shapes, streams=streams))
 
 
 def swap_norms(model: nn.Module) -> Decision:

@@ -1,7 +1,8 @@
 """The calls of a program over some layers and a number of rows, and what each kernel is told.
 
 Records lie in one array: those that only depend on weights and workspace as they are when a program
-is built, and one row a layer for writing K,V and for attention, which each step fills anew.
+is built, and one row a layer for writing K,V and for attention, which each step fills anew. Where
+weights move between steps, `Program.point` writes their addresses anew before a layer runs.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ Integers = NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class LayerCalls:
     """Where one layer's calls are: [first, attend) before attention, [attend, after) writing K,V
-    and attention itself, [after, last) behind it."""
+    and attention itself, [after, last) behind it. `weights`: what of the layer its records point
+    to, `places[i]` of the records to `weights[i]`."""
 
     first: int
     attend: int
     after: int
     last: int
+    places: Integers
+    weights: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,10 @@ class Program:
         """Make the records ready for a run."""
         self.records[:] = self.fresh
 
+    def point(self, layer: LayerCalls) -> None:
+        """Take the addresses of a layer's weights as they are now; after `reset`."""
+        self.records[layer.places] = [weight.data_ptr() for weight in layer.weights]
+
 
 class Builder:
     """Collects the calls of a program over rows [0, rows) of a workspace."""
@@ -64,6 +72,7 @@ class Builder:
         self._records: list[Integers] = []
         self._size = 0
         self._layers: list[LayerCalls] = []
+        self._weights: list[tuple[int, Tensor]] = []  # of the layer at hand: place in the records
         self._last_rounded: tuple[str, tuple[int, int]] | None = None  # rows, (columns, group)
 
     def build(self, layers: Sequence[LayerParts]) -> Program:
@@ -75,7 +84,11 @@ class Builder:
             self._calls += [(None, 0, 1), (None, 0, 1)]  # write K,V; attend: the step's
             after = len(self._calls)
             self._behind(parts)
-            self._layers.append(LayerCalls(first, attend, after, len(self._calls)))
+            places = np.array([place for place, _ in self._weights], dtype=np.int64)
+            weights = tuple(weight for _, weight in self._weights)
+            self._weights.clear()
+            last = len(self._calls)
+            self._layers.append(LayerCalls(first, attend, after, last, places, weights))
         fresh = np.concatenate(self._records)
         records = fresh.copy()
         base = records.ctypes.data
@@ -122,6 +135,7 @@ class Builder:
         record = norm.fields(
             self._tensor(source), weight[0], self._tensor("normed"), epsilon=weight[1]
         )
+        self._weights.append((self._size + norm.WEIGHT, weight[0]))
         self._add(norm.compiled_kernel(), record)
         self._wait()
         self._forget_rounded("normed")
@@ -131,6 +145,8 @@ class Builder:
         scale, epsilon = weight or (None, 0.0)
         cos, sin = self._tensor("cos"), self._tensor("sin")
         record = rotary.fields(rows, cos, sin, norm=scale, epsilon=epsilon)
+        if scale is not None:
+            self._weights.append((self._size + rotary.NORM, scale))
         self._add(rotary.compiled_kernel(), record)
 
     def _linears(
@@ -151,9 +167,17 @@ class Builder:
                 ending=ending[0] if ending else cpu_tiles.PLAIN,
                 other=self._tensor(ending[1]) if ending else None,
             )
+            self._point_at(module)
             self._add(linear_kernel.compiled_kernel(kind), record)
             self._forget_rounded(target)
         self._wait()
+
+    def _point_at(self, module: PanelLinear) -> None:
+        """The record that is added next is of this layer."""
+        found = [(linear_kernel.WEIGHTS, module.panels), (linear_kernel.BIAS, module.padded_bias)]
+        if module.group:
+            found.append((linear_kernel.SCALES, module.scales))
+        self._weights += [(self._size + field, tensor) for field, tensor in found]
 
     def _round(self, module: PanelLinear, source: str) -> Rounded:
         """The input rounded to int8: by a call that is added, unless the last one rounded it."""

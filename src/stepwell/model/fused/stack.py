@@ -3,7 +3,8 @@
 It is called once for all of them, with the arguments of one: hidden states of a ragged step, the
 step's cosines and sines, and the attention context. Over the paged pool everything is one program;
 with any other context (probes, sequences with a packed front) attention runs through the context,
-between the two halves of each layer.
+between the two halves of each layer. Where weights stream, each layer is a program of its own
+between `Streams.enter` and `leave`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,34 @@ from stepwell.kernels.paged_attention import AttentionSpec
 from stepwell.model.attention import CONTEXT_ARGUMENT, AttentionContext, LayerShape, StepContext
 from stepwell.model.fused.pages import PagedCalls
 from stepwell.model.fused.recognize import LayerParts, parts_of
-from stepwell.model.fused.records import Builder, Program, run_calls
+from stepwell.model.fused.records import Builder, LayerCalls, Program, run_calls
 from stepwell.model.fused.workspace import Workspace, bucket_for
 
 _PROGRAMS_KEPT = 128  # one for each number of rows that steps had lately, some 60 KB each
 
 
-class FusedStack(nn.Module):
-    """Owns the workspace and the programs; `layers` keep their weights."""
+class Streams(Protocol):
+    """Whoever moves weights. Between the two calls the data of the layer's tensors stays where it
+    is and what it is; outside of them it may be anywhere."""
 
-    def __init__(self, layers: nn.ModuleList, parts: Sequence[LayerParts]) -> None:
+    def enter(self, layer: nn.Module) -> None:
+        """Wait for a layer's weights. Raises WeightStoreError."""
+        ...
+
+    def leave(self, layer: nn.Module) -> None:
+        """The layer entered last has been computed."""
+        ...
+
+
+class FusedStack(nn.Module):
+    """Owns the workspace and the programs; `layers` keep their weights, which `streams` moves."""
+
+    def __init__(
+        self, layers: nn.ModuleList, parts: Sequence[LayerParts], *, streams: Streams | None = None
+    ) -> None:
         super().__init__()
         self.layers = layers
+        self._streams = streams
         self._parts = tuple(parts)
         self._workspace: Workspace | None = None
         self._programs: OrderedDict[int, Program] = OrderedDict()
@@ -118,12 +135,26 @@ class FusedStack(nn.Module):
         for place, write, attend in zip(program.layers, step.writes, step.attends, strict=True):
             calls[place.attend, :2] = write
             calls[place.attend + 1, :2] = attend
-        run_calls(calls, threads=torch.get_num_threads())
+        threads = torch.get_num_threads()
+        if self._streams is None:
+            run_calls(calls, threads=threads)
+        else:
+            for parts, place in zip(self._parts, program.layers, strict=True):
+                self._enter(parts, program, place)
+                run_calls(calls[place.first : place.last], threads=threads)
+                self._streams.leave(parts.layer)
         step.check()
+
+    def _enter(self, parts: LayerParts, program: Program, place: LayerCalls) -> None:
+        """Make sure of the layer's weights, and of where they are."""
+        if self._streams is not None:
+            self._streams.enter(parts.layer)
+            program.point(place)
 
     def _run_in_pieces(self, program: Program, context: AttentionContext, rows: int) -> None:
         threads = torch.get_num_threads()
         for parts, place in zip(self._parts, program.layers, strict=True):
+            self._enter(parts, program, place)
             run_calls(program.calls[place.first : place.attend], threads=threads)
             query, key, value = (  # copies: a context may keep them, and the rows are used again
                 self._rows(name, rows).view(rows, heads, -1).clone()
@@ -137,9 +168,13 @@ class FusedStack(nn.Module):
             out = context.attend(parts.attention, query, key, value, spec)
             self._take("attended", out.flatten(1))
             run_calls(program.calls[place.after : place.last], threads=threads)
+            if self._streams is not None:
+                self._streams.leave(parts.layer)
 
 
-def fuse_layers(model: nn.Module, shapes: Mapping[nn.Module, LayerShape]) -> Decision:
+def fuse_layers(
+    model: nn.Module, shapes: Mapping[nn.Module, LayerShape], *, streams: Streams | None = None
+) -> Decision:
     """Put a FusedStack in the place of the model's decoder layers, if all can be fused.
 
     Call it once linears are packed and layers probed. Nothing changes where the Decision says no.
@@ -159,5 +194,6 @@ def fuse_layers(model: nn.Module, shapes: Mapping[nn.Module, LayerShape]) -> Dec
         parts.append(found)
     if len({(p.shape.q_heads, p.shape.kv_heads, p.shape.key_dim) for p in parts}) > 1:
         return Decision(name, "as loaded", "layers differ in their heads")
-    base.layers = nn.ModuleList([FusedStack(layers, parts)])
-    return Decision(name, "fused", f"{len(parts)} layers run as one program of kernels")
+    base.layers = nn.ModuleList([FusedStack(layers, parts, streams=streams)])
+    how = "as one program of kernels" if streams is None else "as a program of kernels each"
+    return Decision(name, "fused", f"{len(parts)} layers run {how}")

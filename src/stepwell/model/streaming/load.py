@@ -34,6 +34,7 @@ from stepwell.model.streaming.reader import PIECE
 from stepwell.model.streaming.skeleton import Origin, Skeleton, make_skeleton
 from stepwell.model.streaming.store import StoreIndex, read_index
 from stepwell.model.streaming.streamer import Streamer
+from stepwell.model.swap import swap_streamed
 
 logger = logging.getLogger(__name__)
 _PADDING = 1.02  # packed weights are padded to whole panels and blocks
@@ -116,11 +117,12 @@ def load_within_budget(
     )
     _read_generation_config(skeleton.model, folder)
     loaded = describe_model(skeleton.model, folder, hf_config, parameters=skeleton.parameters)
-    opened.streamer.reset()
     decisions = explain(
         opened.streamer, opened.index, whole_bytes=skeleton.whole_bytes, built=opened.built
     )
-    return replace(loaded, streamer=opened.streamer, decisions=decisions)
+    swapped = swap_streamed(skeleton.model, loaded.shapes, opened.streamer)
+    opened.streamer.reset()
+    return replace(loaded, streamer=opened.streamer, decisions=(*decisions, *swapped))
 
 
 def _refuse(hf_config: Any, *, device: torch.device, random_weights: bool) -> None:

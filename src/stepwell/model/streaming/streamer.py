@@ -1,16 +1,16 @@
 """Weights in motion: before a unit runs, its tensors are pointed at where its bytes are.
 
 Of each unit a prefix of tensors is resident, the rest arrives in a slot (`plan.py`, `reader.py`).
-Hooks on the unit's module wait for the slot, re-point `.data` of each streamed parameter and
-buffer, and give the slot back when the module has run. So whatever the module computes with must
-take its addresses anew at each call.
+`enter` waits for the slot and re-points `.data` of each streamed parameter and buffer, `leave`
+gives the slot back when the module has run; hooks on the unit's module call them where it is called
+as a module. So whatever the module computes with must take its addresses anew at each call.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import xxhash
@@ -26,6 +26,15 @@ from stepwell.model.streaming.plan import SLOTS, Residency
 from stepwell.model.streaming.reader import PIECE, ReadAhead, Stretch
 from stepwell.model.streaming.skeleton import Unit
 from stepwell.model.streaming.store import StoredTensor, StoreIndex
+
+
+@dataclass(frozen=True, slots=True)
+class _Moving:
+    """A unit that streams: its place in a pass, its tensors, and what they are in each slot."""
+
+    place: int
+    own: list[Tensor]
+    views: list[list[Tensor]]
 
 
 class Streamer:
@@ -47,6 +56,7 @@ class Streamer:
         self._rows = rows
         self._fixed = fixed
         self._hooks: list[RemovableHandle] = []
+        self._moving: dict[nn.Module, _Moving] = {}
         self.residency = residency
         self.speed = 0.0
         """Bytes/s of the last `check_all`; 0 where nothing streams."""
@@ -129,22 +139,28 @@ class Streamer:
         self._residents.append(arena)
         _point(own, _views(stored, arena))
 
+    def enter(self, layer: nn.Module) -> None:
+        """Wait for a unit's weights and point its tensors at them. Raises WeightStoreError."""
+        moving = self._moving.get(layer)
+        if moving is not None:
+            assert self._reader is not None
+            _point(moving.own, moving.views[self._reader.enter(moving.place)])
+
+    def leave(self, layer: nn.Module) -> None:
+        """The unit entered last has been computed: what its tensors point at may change."""
+        if layer in self._moving:
+            assert self._reader is not None
+            self._reader.leave()
+
     def _hook(
         self, module: nn.Module, place: int, own: list[Tensor], stored: Sequence[StoredTensor]
     ) -> None:
-        reader = self._reader
-        assert reader is not None
-        views = [_views(stored, slot) for slot in reader.slots]
-        _point(own, views[place % SLOTS])
-
-        def enter(_module: nn.Module, _args: Any) -> None:
-            _point(own, views[reader.enter(place)])
-
-        def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-            reader.leave()
-
-        self._hooks.append(module.register_forward_pre_hook(enter))
-        self._hooks.append(module.register_forward_hook(leave))
+        assert self._reader is not None
+        moving = _Moving(place, own, [_views(stored, slot) for slot in self._reader.slots])
+        _point(own, moving.views[place % SLOTS])
+        self._moving[module] = moving
+        self._hooks.append(module.register_forward_pre_hook(lambda m, _args: self.enter(m)))
+        self._hooks.append(module.register_forward_hook(lambda m, _args, _out: self.leave(m)))
 
 
 def _stretch(stored: Sequence[StoredTensor]) -> Stretch:
