@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stepwell.cache.blocks import BlockPool
 from stepwell.cache.keys import extend_keys, root_key
 from stepwell.cache.manager import CacheManager, CopyBlock, PrefixMatch, Room
 
@@ -72,6 +73,22 @@ def test_suffix_is_evicted_before_its_prefix() -> None:
     cache.release("b")
     assert cache.lookup([1, 2, 3, 4, 5], tenant="", keys=[]).tokens == 4
     assert cache.lookup([1, 2, 3, 4, 5, 6, 7, 8, 9], tenant="", keys=[]).tokens == 4
+
+
+def test_what_returns_after_its_eviction_is_counted() -> None:
+    pool = BlockPool(2)
+    for key in (b"a", b"b", b"c"):
+        (block,) = pool.allocate(1)
+        pool.publish(block, key)
+        pool.release([block])
+    pool.count_returns([b"a", b"b", b"x"])
+    assert pool.returns == 1, "a was evicted, b is still there"
+    for key in (b"d", b"e", b"f"):
+        (block,) = pool.allocate(1)
+        pool.publish(block, key)
+        pool.release([block])
+    pool.count_returns([b"a"])
+    assert pool.returns == 1, "as many keys are remembered as there are blocks"
 
 
 def test_used_blocks_are_never_evicted() -> None:

@@ -130,13 +130,14 @@ class MemoryUse:
 class StreamStats:
     """Weights read again since the start or the last reset. `passes` over the layers;
     `read_seconds` with a read under way; `waited_seconds` that computing stood still for one;
-    `seconds`: all time, idle time included."""
+    `seconds`: all time, idle time included; `checked_bytes` compared with their checksums."""
 
     passes: int
     read_bytes: int
     read_seconds: float
     waited_seconds: float
     seconds: float
+    checked_bytes: int
 
     @property
     def bytes_per_second(self) -> float:
@@ -153,7 +154,11 @@ class StreamStats:
 class EngineStats:
     """Counters since the start, and gauges at this moment. `tiers`: None without lower tiers;
     `restored_tokens` came from them to the device instead of being computed. `streaming`: None
-    where all weights stay in memory. `kv_format`: how the pool keeps K and V."""
+    where all weights stay in memory. `kv_format`: how the pool keeps K and V.
+
+    `evicted_tokens` left the device's prefix cache for want of room; `returned_tokens` were asked
+    for again after that. `oldest_running`: seconds since the first start of a running sequence;
+    `oldest_prefill`: of one that has no token yet. 0.0: there is none."""
 
     running: int = 0
     waiting: int = 0
@@ -170,6 +175,11 @@ class EngineStats:
     blocks_cached: int = 0
     memory: MemoryUse = MemoryUse()
     waste_ratio_mean: float = 0.0
+    kv_tokens: int = 0
+    evicted_tokens: int = 0
+    returned_tokens: int = 0
+    oldest_running: float = 0.0
+    oldest_prefill: float = 0.0
     restored_tokens: int = 0
     tiers: HierarchyStats | None = None
     streaming: StreamStats | None = None

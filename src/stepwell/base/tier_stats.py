@@ -14,7 +14,8 @@ class TierStats:
     """Gauges and counters of one tier. Sizes in bytes, the rest in chunks. `used` includes what
     is on its way there. `refused`: not stored, for want of room, worth or quota. `dropped`:
     evicted while no other lower tier had it. `returned_evicted`: asked for again after that.
-    `kept_exact`: chunks that its lossy codec would not take."""
+    `kept_exact`: chunks that its lossy codec would not take. `load_seconds`: expected for one
+    chunk, 0.0 before the first measurement."""
 
     capacity: int
     used: int
@@ -30,6 +31,7 @@ class TierStats:
     refused: int
     kept_exact: int
     expected_chunk_bytes: int
+    load_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,8 @@ class ShadowResult:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HierarchyStats:
     """Gauges and counters since the start. `tiers`: by tier. `unknown_reports`: reports of orders
-    that were not open."""
+    that were not open. `chunk_recompute_seconds`: expected for the first chunk of a prompt, 0.0
+    before the first measurement."""
 
     tiers: Mapping[TierName, TierStats]
     ledger: LedgerStats
@@ -83,5 +86,6 @@ class HierarchyStats:
     promotions: int
     expired: int
     unknown_reports: int
+    chunk_recompute_seconds: float = 0.0
     shadows: tuple[ShadowResult, ...] = ()
     decisions: tuple[Decision, ...] = field(default=(), repr=False)

@@ -8,6 +8,9 @@ A block is always in exactly one of three states:
 
 Room is made from free blocks first, then from the least recently used cached ones. Blocks of a
 sequence are released last block first, so that a suffix is evicted before its prefix.
+
+The keys of evicted blocks are remembered for a while (as many as there are blocks), to count what
+returns after it was evicted: the price of a pool that is too small.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ class BlockPool:
         self._references = [0] * num_blocks
         self._keys: list[bytes | None] = [None] * num_blocks
         self._index: dict[bytes, int] = {}
+        self._evicted: OrderedDict[bytes, None] = OrderedDict()
         self.evictions = 0
+        self.returns = 0
 
     @property
     def num_available(self) -> int:
@@ -90,6 +95,11 @@ class BlockPool:
             self._index[key] = block
             self._keys[block] = key
 
+    def count_returns(self, keys: Iterable[bytes]) -> None:
+        """Blocks of these keys are filled again: count those that had been evicted."""
+        if self._evicted:
+            self.returns += sum(key in self._evicted for key in keys)
+
     def clear_cached(self) -> int:
         """Evict all cached blocks; returns how many."""
         count = len(self._cached)
@@ -125,3 +135,6 @@ class BlockPool:
         self._keys[block] = None
         self._free.append(block)
         self.evictions += 1
+        self._evicted[key] = None
+        if len(self._evicted) > self.num_blocks:
+            self._evicted.popitem(last=False)

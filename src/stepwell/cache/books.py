@@ -101,6 +101,7 @@ class TierBooks:
             evictions=self.evictions, dropped=self.dropped, failures=self.failures,
             refused=self.refused, kept_exact=self.kept_exact,
             expected_chunk_bytes=round(self.expected),
+            load_seconds=self.load.model_seconds(round(self.expected)) if self.load.known else 0.0,
         )  # fmt: skip
 
 

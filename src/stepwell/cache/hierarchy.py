@@ -279,6 +279,7 @@ class Hierarchy:
             promotions=self._lifetimes.promotions,
             expired=self._lifetimes.expired,
             unknown_reports=self._unknown_reports,
+            chunk_recompute_seconds=self._chunk_seconds(0) if self.prefill.known else 0.0,
             shadows=self._shadows.results(),
             decisions=tuple(self._ledger.decisions),
         )

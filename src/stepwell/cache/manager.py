@@ -148,6 +148,7 @@ class CacheManager:
         self._tables[sequence_id] = table
         table.blocks += self.pool.allocate(self.blocks_for(tokens) - len(table.blocks))
         table.awaited = keys[table.published :]
+        self.pool.count_returns(table.awaited)
         for key in table.awaited:
             self._awaited.setdefault(key, sequence_id)
         return Room.GRANTED

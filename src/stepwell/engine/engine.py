@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from stepwell.base.errors import StepFailed, StepwellError
 from stepwell.base.request import (
     Delta,
@@ -209,6 +211,8 @@ class Engine:
         pool, scheduler, counters = self._cache.pool, self._scheduler, self._counters
         block = self._pool.block_bytes
         tiers = self.tiers
+        now, size = time.monotonic(), self._cache.block_size
+        started = [(s.scheduled_at, s.first_token_at) for s in scheduler.running]
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
@@ -233,10 +237,21 @@ class Engine:
                 packed=sum(s.packed.nbytes for s in scheduler.running if s.packed is not None),
             ),
             waste_ratio_mean=counters.waste_sum / max(1, counters.waste_samples),
+            kv_tokens=pool.num_blocks * size,
+            evicted_tokens=pool.evictions * size,
+            returned_tokens=pool.returns * size,
+            oldest_running=max((now - at for at, _ in started if at), default=0.0),
+            oldest_prefill=max(
+                (now - at for at, token in started if at and not token), default=0.0
+            ),
             restored_tokens=0 if tiers is None else tiers.restored_tokens,
             tiers=None if tiers is None else tiers.hierarchy.stats(),
             streaming=None if self._streamer is None else self._streamer.stats(),
         )
+
+    def workspace(self) -> list[Tensor]:
+        """Buffers of a step, rows between kernels."""
+        return self._runner.buffers
 
     def clear_cache(self) -> int:
         """Evict every cached block; returns how many."""

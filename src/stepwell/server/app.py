@@ -173,7 +173,8 @@ class App:
         await exchange.reply_json({"status": "ok"})
 
     async def _metrics(self, exchange: Exchange, caller: Caller) -> None:
-        page = self.metrics.render(await self.engine.stats())
+        stats, age = await self.engine.stats()
+        page = self.metrics.render(stats, stats_age=age)
         headers = ((b"content-type", CONTENT_TYPE.encode()),)
         await exchange.reply(page, status=200, content_headers=headers)
 

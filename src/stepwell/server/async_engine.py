@@ -36,6 +36,10 @@ _LONGEST_HOLD = 0.05
 """Seconds. One wake of 30 µs per stream and millisecond is 3 % of a core, however many streams."""
 
 
+_STATS_SECONDS = 2.0
+"""How long the metrics page waits for the engine before it shows its last numbers."""
+
+
 def hold_seconds(streams: int) -> float:
     """How long tokens may be held back to leave together."""
     return min(_LONGEST_HOLD, _HOLD_PER_STREAM * streams)
@@ -114,6 +118,9 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: dict[Mailbox, None] = {}
         self._release: asyncio.TimerHandle | None = None
+        self._asked: Future[EngineStats] | None = None
+        self._stats = EngineStats()
+        self._stats_at = time.monotonic()
         self._released = 0.0
 
     @property
@@ -171,9 +178,18 @@ class AsyncEngine:
             return EngineError(str(delta.error or "the engine gave no reason."))
         return None
 
-    async def stats(self) -> EngineStats:
-        """Counters and gauges. Raises EngineStopped."""
-        return await asyncio.wrap_future(self._submitters.submit(self.engine.stats))
+    async def stats(self) -> tuple[EngineStats, float]:
+        """Counters and gauges, and their age in seconds: an engine that hangs in a step is seen by
+        it, instead of taking the page with it. Raises EngineStopped."""
+        if self._asked is None or self._asked.done():
+            self._asked = self._submitters.submit(self.engine.stats)
+        waiting = asyncio.shield(asyncio.wrap_future(self._asked))
+        try:
+            self._stats = await asyncio.wait_for(waiting, _STATS_SECONDS)
+        except TimeoutError:
+            return self._stats, time.monotonic() - self._stats_at
+        self._stats_at = time.monotonic()
+        return self._stats, 0.0
 
     async def stop(self, *, grace: float) -> None:
         """Refuse new requests, wait up to `grace` seconds for running ones, abort the rest."""

@@ -6,6 +6,7 @@ the event loop (one clock reading per engine step), so nothing here needs a lock
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from stepwell.base.request import Delta, EngineStats, GenerationRequest, Timings
+from stepwell.server.health_metrics import PromptPieces, health_metrics
 from stepwell.server.stream_metrics import stream_metrics
 from stepwell.server.tier_metrics import TierPage
 
@@ -103,6 +105,7 @@ class Metrics:
         self.cached_prompt_tokens = 0
         self.replies: Counter[tuple[str, int]] = Counter()
         self.refusals: Counter[str] = Counter()
+        self.prompt_pieces = PromptPieces()
         self._last_token: dict[tuple[str, int], float] = {}
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
@@ -110,6 +113,7 @@ class Metrics:
     def admitted(self, requests: Sequence[GenerationRequest]) -> None:
         """Requests that the engine took."""
         for request in requests:
+            self.prompt_pieces.add(request.prompt_token_ids, tenant=request.tenant)
             self.histograms["request_params_n"].observe(request.sampling.n)
             if request.sampling.max_tokens is not None:
                 self.histograms["request_params_max_tokens"].observe(request.sampling.max_tokens)
@@ -137,10 +141,14 @@ class Metrics:
         """One reply that was an error."""
         self.refusals[code] += 1
 
-    def render(self, stats: EngineStats) -> bytes:
-        """The page in Prometheus' text format."""
+    def silence(self, now: float) -> float:
+        """Seconds since the last token of the choice that waits longest for its next one."""
+        return now - min(self._last_token.values(), default=now)
+
+    def render(self, stats: EngineStats, *, stats_age: float = 0.0) -> bytes:
+        """The page in Prometheus' text format. `stats_age`: seconds since the engine gave them."""
         registry = CollectorRegistry()
-        registry.register(_Page(self, stats))
+        registry.register(_Page(self, stats, stats_age))
         return generate_latest(registry) + generate_latest(self._process)
 
     def _finished(self, delta: Delta) -> None:
@@ -177,9 +185,10 @@ class Metrics:
 class _Page(Collector):
     """One scrape: the engine's numbers of a moment beside the server's own."""
 
-    def __init__(self, metrics: Metrics, stats: EngineStats) -> None:
+    def __init__(self, metrics: Metrics, stats: EngineStats, stats_age: float) -> None:
         self._metrics = metrics
         self._stats = stats
+        self._stats_age = stats_age
         self._labels = {"model_name": metrics.model_name, "engine": "0"}
 
     def collect(self) -> Iterator[Metric]:
@@ -189,6 +198,11 @@ class _Page(Collector):
         yield from self._bytes()
         yield from TierPage(self._stats, self._labels).collect()
         yield from stream_metrics(self._stats.streaming, self._labels)
+        silence = self._metrics.silence(time.monotonic())
+        yield from health_metrics(
+            self._stats, self._metrics.prompt_pieces, self._labels,
+            silence=silence, stats_age=self._stats_age,
+        )  # fmt: skip
         yield from self._http()
 
     def _gauges(self) -> Iterable[Metric]:

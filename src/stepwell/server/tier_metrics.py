@@ -57,15 +57,21 @@ class TierPage:
         size = self._gauge("tier_bytes", "Bytes of a tier; capacity 0: not ours.", "tier", "kind")
         chunks = self._gauge("tier_chunks", "Chunks of a tier, those arriving included.", "tier")
         healthy = self._gauge("tier_healthy", "0 while the breaker has switched it off.", "tier")
+        load = self._gauge(
+            "tier_load_seconds", "Expected to load one chunk; 0: never measured.", "tier"
+        )
+        compute = self._gauge("chunk_recompute_seconds", "Expected to compute a prompt's first.")
+        compute.add_metric(self._values, stats.chunk_recompute_seconds)
         for name, tier in stats.tiers.items():
             label = name.name.lower()
             size.add_metric([*self._values, label, "used"], tier.used)
             size.add_metric([*self._values, label, "capacity"], tier.capacity)
             chunks.add_metric([*self._values, label], tier.chunks)
             healthy.add_metric([*self._values, label], float(tier.healthy))
+            load.add_metric([*self._values, label], tier.load_seconds)
         sessions = self._gauge("tier_sessions", "Conversations that the brain remembers.")
         sessions.add_metric(self._values, stats.sessions)
-        return [size, chunks, healthy, sessions]
+        return [size, chunks, healthy, load, compute, sessions]
 
     def _counters(self, stats: HierarchyStats) -> Iterable[Metric]:
         for name, text, read in _PER_TIER:
