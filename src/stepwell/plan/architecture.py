@@ -56,11 +56,32 @@ class KVPrecision(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateSpec:
+    """What a layer keeps of a sequence whatever its length: the last `kernel` inputs of a
+    convolution over `channels`, and `held` numbers. `held_bytes`: of each as the configuration
+    names it, 0 where it says nothing."""
+
+    channels: int
+    kernel: int
+    held: int = 0
+    held_bytes: int = 0
+
+    def nbytes(self, *, dtype_bytes: int) -> int:
+        """As transformers keeps it: the convolution in the model's dtype, the rest in float32."""
+        return self.channels * self.kernel * dtype_bytes + self.held * (self.held_bytes or 4)
+
+    def vllm_bytes(self, *, dtype_bytes: int) -> int:
+        """As vLLM 0.33 keeps it: one input less, all in the model's dtype unless named."""
+        past = self.channels * (self.kernel - 1)
+        return past * dtype_bytes + self.held * (self.held_bytes or dtype_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
     """One layer. `window`: tokens, of SLIDING and CHUNKED. LATENT keeps `latent + rope` numbers a
     token, other kinds `kv_heads * (key_dim + value_dim)`. `key_dim`, `value_dim` and `kv_heads` of
-    a LATENT layer are those of K and V expanded, which engines without MLA keep. `state_numbers`:
-    (count, bytes of each) of what is kept of a sequence whatever its length."""
+    a LATENT layer are those of K and V expanded, which engines without MLA keep. A layer may have
+    attention and a `state`."""
 
     kind: AttentionKind
     q_heads: int = 0
@@ -70,26 +91,26 @@ class LayerSpec:
     window: int = 0
     latent: int = 0
     rope: int = 0
-    state_numbers: tuple[tuple[int, int], ...] = ()
+    state: StateSpec | None = None
+
+    @property
+    def rows(self) -> tuple[tuple[int, int], ...]:
+        """(count, numbers of each) of the rows that one remembered token takes."""
+        if self.kind is AttentionKind.NONE:
+            return ()
+        if self.kind is AttentionKind.LATENT:
+            return ((1, self.latent + self.rope),)
+        return self.expanded_rows
+
+    @property
+    def expanded_rows(self) -> tuple[tuple[int, int], ...]:
+        """The same with K and V of every head written out."""
+        return ((self.kv_heads, self.key_dim), (self.kv_heads, self.value_dim))
 
     @property
     def numbers_per_token(self) -> int:
-        """Numbers that one remembered token takes in this layer."""
-        if self.kind is AttentionKind.NONE:
-            return 0
-        if self.kind is AttentionKind.LATENT:
-            return self.latent + self.rope
-        return self.expanded_numbers
-
-    @property
-    def expanded_numbers(self) -> int:
-        """The same with K and V of every head written out."""
-        return self.kv_heads * (self.key_dim + self.value_dim)
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes a sequence, whatever its length."""
-        return sum(count * size for count, size in self.state_numbers)
+        """Numbers that one remembered token takes."""
+        return sum(count * size for count, size in self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +126,7 @@ class WeightPart:
     copies: int = 1
     active: int | None = None
     linear: bool = False
+    stacked: bool = False
     precision: WeightPrecision | None = None
 
     @property

@@ -1,43 +1,72 @@
 """A model's configuration, read strictly: a field that is missing and has no known default is an
-error that names it, never a guess."""
+error that names it, never a guess.
+
+Defaults are those of transformers' configuration classes (`defaults.json`, written by
+`scripts/write_plan_defaults.py`).
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
 
 from stepwell.base.errors import UnknownArchitecture
 
+_MOST = 1 << 40  # a size beyond this is a mistake, or an attack on the arithmetic's speed
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """`values`: config.json (its text part), `defaults`: what transformers takes where a field is
-    not in the file. A field that is null counts as missing."""
+    """`values`: config.json (its text part). `defaults`: what holds where a field is not in it.
+    `also`: a field's other name. `dtype_bytes`: of a number the model computes with. A field that
+    is null counts as missing."""
 
     model_type: str
     values: Mapping[str, Any]
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    also: Mapping[str, str] = field(default_factory=dict)
+    dtype_bytes: int = 2
+
+    @classmethod
+    def of(cls, model_type: str, values: Mapping[str, Any], *, dtype_bytes: int = 2) -> Fields:
+        """With the defaults of that kind of model."""
+        known = _known().get(model_type, {"defaults": {}, "also": {}})
+        return cls(
+            model_type=model_type,
+            values=values,
+            defaults=known["defaults"],
+            also=known["also"],
+            dtype_bytes=dtype_bytes,
+        )
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value, else the architecture's default, else `default`."""
+        """The value, else that under the field's other name, else the default."""
+        names = (name, self.also.get(name, name))
         for source in (self.values, self.defaults):
-            if source.get(name) is not None:
-                return source[name]
+            for each in names:
+                if source.get(each) is not None:
+                    return source[each]
         return default
 
     def number(self, *names: str) -> int:
-        """The first of these that is there, as a whole number above zero or zero."""
-        for name in names:
+        """The first of these fields that the configuration has, else the first with a default, as
+        a whole number of zero or more. Raises UnknownArchitecture."""
+        given = [name for name in names if self.values.get(name) is not None]
+        for name in (*given, *names):
             value = self.get(name)
-            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            if value is None:
+                continue
+            if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST:
                 return value
-            if value is not None:
-                raise self.refused(f"{name} is {value!r}, not a whole number")
+            raise self.refused(f"{name} is {value!r}, not a whole number")
         raise self.refused(f"{names[0]} is missing")
 
     def flag(self, name: str, default: bool) -> bool:  # noqa: FBT001
-        """A true or false field."""
+        """A true or false field. Raises UnknownArchitecture."""
         value = self.get(name, default)
         if not isinstance(value, bool):
             raise self.refused(f"{name} is {value!r}, not true or false")
@@ -47,6 +76,12 @@ class Fields:
         """The error for what cannot be derived from this configuration."""
         return UnknownArchitecture(
             f"{self.model_type!r}: {why}.",
-            hint="Plan from a folder with config.json and *.safetensors, or from a listed model: "
-            "`stepwell plan --list`.",
+            hint="`stepwell plan --list` names the models and kinds of models that are known.",
         )
+
+
+@functools.cache
+def _known() -> Mapping[str, Any]:
+    place = resources.files("stepwell.plan").joinpath("defaults.json")
+    known: Mapping[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    return known

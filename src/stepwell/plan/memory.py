@@ -1,41 +1,28 @@
-"""Bytes of weights and of KV.
+"""Bytes of weights and of KV, as the mathematics needs them.
 
     weights  every tensor's numbers times the bytes of its precision, scales of groups included
-    KV       sum over layers of numbers a token, times the tokens that the layer remembers
+    KV       sum over layers of the bytes of a token, times the tokens that the layer remembers
 
-`Rounding` says whose books are kept: IDEAL counts what the mathematics needs, the others what that
-engine allocates for one sequence.
+What an engine allocates for the same is more: `Rounding` asks for its books, which are kept in
+`stepwell_rounding` and `vllm_rounding`.
 """
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 
+from stepwell.base.errors import UnsupportedArchitecture
+from stepwell.plan import stepwell_rounding, vllm_rounding
 from stepwell.plan.architecture import (
     AttentionKind,
     Component,
     KVPrecision,
     LayerSpec,
     ModelSpec,
-    WeightPart,
     WeightPrecision,
 )
-
-_KV_BITS = {KVPrecision.FP8: 8, KVPrecision.INT8: 8, KVPrecision.INT4: 4}
-_GROUPS = {WeightPrecision.INT8: 128, WeightPrecision.INT4: 64, WeightPrecision.NF4: 64}
-_BITS = {
-    WeightPrecision.FP32: 32,
-    WeightPrecision.BF16: 16,
-    WeightPrecision.FP8: 8,
-    WeightPrecision.INT8: 8,
-    WeightPrecision.INT4: 4,
-    WeightPrecision.NF4: 4,
-    WeightPrecision.MXFP4: 4,
-}
-_LEAST_GROUP = 16
-_SCALE_BYTES = 2
-_MX_GROUP = 32
+from stepwell.plan.rows import state_bytes, token_bytes
+from stepwell.plan.weights import part_bytes
 
 
 class Rounding(StrEnum):
@@ -46,38 +33,9 @@ class Rounding(StrEnum):
     VLLM = "vllm"
 
 
-def part_bytes(part: WeightPart, precision: WeightPrecision, *, dtype_bytes: int = 2) -> int:
-    """Of all copies. Only linear layers take `precision`; the rest stays in the model's dtype."""
-    if part.precision is not None:
-        return part.copies * _matrix_bytes(part.shape, part.precision)
-    if not part.linear or precision is WeightPrecision.BF16:
-        return part.parameters * dtype_bytes
-    return part.copies * _matrix_bytes(part.shape, precision)
-
-
-def _matrix_bytes(shape: tuple[int, ...], precision: WeightPrecision) -> int:
-    numbers = math.prod(shape)
-    levels = -(-numbers * _BITS[precision] // 8)
-    if precision is WeightPrecision.MXFP4:
-        return levels + -(-numbers // _MX_GROUP)
-    if precision not in _GROUPS:
-        return levels
-    group = _GROUPS[precision]
-    while group > _LEAST_GROUP and shape[-1] % group:
-        group //= 2
-    if shape[-1] % group:  # the quantizer leaves such a matrix as it is
-        return 2 * numbers
-    return levels + numbers // group * _SCALE_BYTES
-
-
-def weight_bytes(spec: ModelSpec, precision: WeightPrecision | None = None) -> int:
-    """Bytes of all weights; None: bfloat16, or what the checkpoint says."""
-    return sum(weight_table(spec, precision).values())
-
-
 def weight_table(spec: ModelSpec, precision: WeightPrecision | None = None) -> dict[Component, int]:
-    """Component -> bytes."""
-    wanted = WeightPrecision.BF16 if precision is None else precision
+    """Component -> bytes; `precision` None: bfloat16."""
+    wanted = precision or WeightPrecision.BF16
     found: dict[Component, int] = {}
     for part in spec.weights:
         size = part_bytes(part, wanted, dtype_bytes=spec.dtype_bytes)
@@ -85,22 +43,49 @@ def weight_table(spec: ModelSpec, precision: WeightPrecision | None = None) -> d
     return found
 
 
-def kv_bytes_per_token(spec: ModelSpec, precision: KVPrecision = KVPrecision.MODEL) -> int:
-    """What one more token of a long sequence adds: the layers that remember everything."""
-    growing = (AttentionKind.FULL, AttentionKind.LATENT)
-    return sum(
-        _token_bytes(spec, layer, precision) for layer in spec.layers if layer.kind in growing
-    )
+def weight_bytes(
+    spec: ModelSpec,
+    precision: WeightPrecision | None = None,
+    *,
+    rounding: Rounding = Rounding.IDEAL,
+) -> int:
+    """Bytes of all weights. STEPWELL: as our engine holds them on a CPU, panels and a second copy
+    of a tied head included; other engines hold what IDEAL says, near enough."""
+    if rounding is Rounding.STEPWELL:
+        return stepwell_rounding.weight_bytes(spec, precision or WeightPrecision.BF16)
+    return sum(weight_table(spec, precision).values())
+
+
+def kv_bytes_per_token(
+    spec: ModelSpec,
+    precision: KVPrecision = KVPrecision.MODEL,
+    rounding: Rounding = Rounding.IDEAL,
+) -> int:
+    """What one more token of a long sequence adds. Raises UnsupportedArchitecture as `kv_bytes`."""
+    if rounding is Rounding.IDEAL:
+        growing = (AttentionKind.FULL, AttentionKind.LATENT)
+        layers = (layer for layer in spec.layers if layer.kind in growing)
+        return sum(
+            token_bytes(layer.rows, precision, dtype_bytes=spec.dtype_bytes) for layer in layers
+        )
+    first, last = 1 << 20, 1 << 21  # beyond every window, and whole blocks
+    added = kv_bytes(spec, last, precision, rounding) - kv_bytes(spec, first, precision, rounding)
+    return added // (last - first)
 
 
 def fixed_bytes(spec: ModelSpec, precision: KVPrecision = KVPrecision.MODEL) -> int:
     """What a long sequence takes beside that: full windows, and states."""
     windows = sum(
-        layer.window * _token_bytes(spec, layer, precision)
+        layer.window * token_bytes(layer.rows, precision, dtype_bytes=spec.dtype_bytes)
         for layer in spec.layers
         if layer.kind in (AttentionKind.SLIDING, AttentionKind.CHUNKED)
     )
-    return windows + sum(layer.state_bytes for layer in spec.layers)
+    return windows + states(spec)
+
+
+def states(spec: ModelSpec) -> int:
+    """Bytes of a sequence's states, whatever its length."""
+    return sum(state_bytes(layer, dtype_bytes=spec.dtype_bytes) for layer in spec.layers)
 
 
 def kv_bytes(
@@ -109,20 +94,34 @@ def kv_bytes(
     precision: KVPrecision = KVPrecision.MODEL,
     rounding: Rounding = Rounding.IDEAL,
 ) -> int:
-    """Of one sequence of `tokens`, its states included."""
-    return sum(
-        remembered(layer, tokens) * _token_bytes(spec, layer, precision) + layer.state_bytes
+    """Of one sequence of `tokens`, its states included. Raises UnsupportedArchitecture where that
+    engine does not keep such layers or such a precision."""
+    reason = refusal(spec, precision, rounding)
+    if reason is not None:
+        raise UnsupportedArchitecture(f"{rounding} does not keep this: {reason}.", hint="")
+    if rounding is Rounding.STEPWELL:
+        return stepwell_rounding.kv_bytes(spec, tokens, precision)
+    if rounding is Rounding.VLLM:
+        return vllm_rounding.kv_bytes(spec, tokens, precision)
+    return states(spec) + sum(
+        remembered(layer, tokens) * token_bytes(layer.rows, precision, dtype_bytes=spec.dtype_bytes)
         for layer in spec.layers
     )
+
+
+def refusal(
+    spec: ModelSpec, precision: KVPrecision = KVPrecision.MODEL, rounding: Rounding = Rounding.IDEAL
+) -> str | None:
+    """Why that engine cannot keep this model's KV so, or None."""
+    if rounding is Rounding.STEPWELL:
+        return stepwell_rounding.refusal(spec, precision)
+    if rounding is Rounding.VLLM:
+        return vllm_rounding.refusal(spec, precision)
+    return None
 
 
 def remembered(layer: LayerSpec, tokens: int) -> int:
     """Tokens of which the layer keeps K and V; of a chunk the most that there can be."""
     if layer.kind in (AttentionKind.SLIDING, AttentionKind.CHUNKED):
         return min(tokens, layer.window)
-    return tokens
-
-
-def _token_bytes(spec: ModelSpec, layer: LayerSpec, precision: KVPrecision) -> int:
-    bits = 8 * spec.dtype_bytes if precision is KVPrecision.MODEL else _KV_BITS[precision]
-    return -(-layer.numbers_per_token * bits // 8)
+    return 0 if layer.kind is AttentionKind.NONE else tokens

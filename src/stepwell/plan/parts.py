@@ -63,6 +63,23 @@ class Parts:
                 )
             )
 
+    def stacked(
+        self, name: str, component: Component, rows: int, columns: int, *, copies: int, active: int
+    ) -> None:
+        """Matrices [rows, columns] of experts, which checkpoints and engines keep as one tensor."""
+        if copies:
+            self._found.append(
+                WeightPart(
+                    name=name,
+                    component=component,
+                    shape=(rows, columns),
+                    copies=copies,
+                    active=active,
+                    linear=True,
+                    stacked=True,
+                )
+            )
+
     def all(self) -> tuple[WeightPart, ...]:
         """What was collected."""
         return tuple(self._found)

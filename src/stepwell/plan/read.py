@@ -38,19 +38,20 @@ def spec_of(config: Mapping[str, Any], *, name: str, source: str) -> ModelSpec:
         raise UnknownArchitecture(
             f"{source} names no model_type.", hint="It is not the config.json of a language model."
         )
-    fields = Fields(model_type, text, families.defaults_of(model_type))
+    dtype_bytes = _dtype_bytes(config, text)
+    fields = Fields.of(model_type, text, dtype_bytes=dtype_bytes)
     layers, weights = families.build(fields)
     return ModelSpec(
         name=name,
         model_type=model_type,
         hidden_size=fields.number("hidden_size"),
         vocab_size=fields.number("vocab_size"),
-        max_positions=fields.number("max_position_embeddings"),
+        max_positions=int(fields.get("max_position_embeddings", 0)),
         layers=layers,
         weights=weights,
-        tied=fields.flag("tie_word_embeddings", False),
+        tied=fields.flag("tie_word_embeddings", True),
         source=source,
-        dtype_bytes=_dtype_bytes(config, text),
+        dtype_bytes=dtype_bytes,
         native=_native(config),
         notes=notes,
     )

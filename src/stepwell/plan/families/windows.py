@@ -23,6 +23,7 @@ class WindowRule(StrEnum):
     ALL = "all layers, unless it is null"
     SWITCHED = "layers from max_window_layers on, if use_sliding_window"
     PATTERN = "all but every n-th layer, by sliding_window_pattern"
+    CHUNKED = "attention_chunk_size, in layers whose no_rope_layers is 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,17 @@ class Reach:
     window: int = 0
 
 
-def reaches(fields: Fields, rule: WindowRule) -> tuple[Reach, ...]:
-    """Of every layer. Raises UnknownArchitecture for kinds of layers that are not attention."""
+def reaches(fields: Fields, rule: WindowRule, *, pattern: int | None = None) -> tuple[Reach, ...]:
+    """Of every layer; `pattern`: of this kind of model where the configuration names none. Raises
+    UnknownArchitecture for kinds of layers that are not attention."""
     count = fields.number("num_hidden_layers")
     types = fields.get("layer_types")
     if rule is not WindowRule.NONE and types is not None:
         if len(types) != count:
             raise fields.refused(f"layer_types names {len(types)} layers of {count}")
         return tuple(_reach(fields, str(name)) for name in types)
+    if rule is WindowRule.CHUNKED:
+        return _chunked(fields, count)
     window = fields.get("sliding_window")
     if not window or rule is WindowRule.NONE:
         return (Reach(AttentionKind.FULL),) * count
@@ -52,11 +56,20 @@ def reaches(fields: Fields, rule: WindowRule) -> tuple[Reach, ...]:
             return (Reach(AttentionKind.FULL),) * count
         first = fields.number("max_window_layers")
         return tuple(near if i >= first else Reach(AttentionKind.FULL) for i in range(count))
-    every = fields.get("sliding_window_pattern")
+    every = fields.get("sliding_window_pattern", pattern)
     every = len(every) if isinstance(every, str) else every  # exaone4 writes LLLG
     if not isinstance(every, int) or every < 1:
         raise fields.refused("sliding_window_pattern is missing")
     return tuple(near if (i + 1) % every else Reach(AttentionKind.FULL) for i in range(count))
+
+
+def _chunked(fields: Fields, count: int) -> tuple[Reach, ...]:
+    every = fields.number("no_rope_layer_interval")
+    flags = fields.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(count)]
+    size = fields.get("attention_chunk_size")
+    far = Reach(AttentionKind.FULL)
+    near = Reach(AttentionKind.CHUNKED, int(size)) if size else far
+    return tuple(near if flag else far for flag in flags)
 
 
 def _reach(fields: Fields, name: str) -> Reach:
