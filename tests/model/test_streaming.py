@@ -72,6 +72,15 @@ def store_of(cache_home: Path) -> Path:
     return path
 
 
+def flip(path: Path, place: int) -> None:
+    """Turn a bit over."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 0x40]))
+
+
 @pytest.mark.parametrize(
     ("model_type", "changes"),
     [
@@ -207,17 +216,28 @@ def test_a_damaged_store_is_built_again(
     at = {"header": 3, "middle": size // 2, "index": size - ALIGNMENT, "embedding": 0}
     if place == "embedding":
         at["embedding"] = size - ALIGNMENT - 300_000
-    with path.open("r+b") as file:
-        if place in ("truncated", "empty"):
-            file.truncate(size // 2 if place == "truncated" else 0)
-        else:
-            file.seek(at[place])
-            byte = file.read(1)
-            file.seek(at[place])
-            file.write(bytes([byte[0] ^ 0x40]))
+    if place in ("truncated", "empty"):
+        os.truncate(path, size // 2 if place == "truncated" else 0)
+    else:
+        flip(path, at[place])
     again = start(folder, BUDGET)
     assert "damaged" in decision(again, "weights.store").because
     assert tokens(again) == expected
+
+
+def test_damage_after_opening_fails_a_step(
+    checkpoint: Callable[..., Path], start, cache_home: Path
+) -> None:
+    """Units are checked in turn, one a pass: found within as many passes as there are units."""
+    llm = start(checkpoint("llama", **LARGER), BUDGET)
+    expected, streamer = tokens(llm), llm.built.loaded.streamer
+    assert streamer is not None
+    flip(store_of(cache_home), store_of(cache_home).stat().st_size // 2)
+    failed = [choice for _ in range(3) for choice in llm.generate(PROMPTS, SAMPLING)][-1]
+    assert isinstance(failed.error, StepFailed)
+    assert "does not have its checksum" in str(failed.error)
+    flip(store_of(cache_home), store_of(cache_home).stat().st_size // 2)
+    assert tokens(llm) == expected
 
 
 def test_no_space(checkpoint: Callable[..., Path], start, monkeypatch, cache_home: Path) -> None:

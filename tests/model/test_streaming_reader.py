@@ -36,12 +36,18 @@ class Rig:
 
         self.file.read = observed  # type: ignore[method-assign]
         self.checked: list[int] = []
+        self.damaged: set[int] = set()
+        self.mended_by_reading = False
         stretches = [Stretch(i * SIZE, SIZE, self._check(i)) for i in range(units)]
         self.reader = ReadAhead(self.file, stretches, patience=patience)
 
     def _check(self, unit: int) -> Callable[[Arena], None]:
         def check(arena: Arena) -> None:
             self.checked.append(unit)
+            if unit in self.damaged:
+                if self.mended_by_reading:
+                    self.damaged.discard(unit)
+                raise WeightStoreDamaged("a bit fell over.")
 
         return check
 
@@ -135,6 +141,45 @@ def test_damage_is_told_apart(rig) -> None:
         it.compute(place)
     with pytest.raises(WeightStoreDamaged):
         it.reader.enter(4)
+
+
+def test_one_unit_a_pass_is_checked_again_in_turn(rig) -> None:
+    it = rig()
+    for _ in range(4 * UNITS):
+        for place in range(UNITS):
+            it.compute(place)
+    time.sleep(0.05)  # what is read ahead
+    counts = [it.checked.count(unit) for unit in range(UNITS)]
+    assert all(4 <= count <= 6 for count in counts), "at first, then once in UNITS passes"
+    assert it.reader.counters().checked == len(it.checked) * SIZE
+
+
+def test_damage_while_running_is_found_and_told_until_it_is_gone(rig) -> None:
+    it = rig()
+    for place in range(UNITS):
+        it.compute(place)
+    it.damaged.add(2)
+    failed = 0
+    for _ in range(2 * UNITS):
+        try:
+            for place in range(UNITS):
+                it.compute(place)
+        except WeightStoreDamaged:
+            failed += 1
+    assert UNITS <= failed <= 2 * UNITS, "checked at each read, once it was found"
+    it.damaged.clear()
+    for place in range(UNITS):
+        it.compute(place)
+
+
+def test_what_fails_is_read_once_more(rig) -> None:
+    it = rig()
+    it.damaged |= {1, 3}
+    it.mended_by_reading = True
+    for _ in range(2):
+        for place in range(UNITS):
+            it.compute(place)
+    assert not it.damaged
 
 
 def test_a_disk_that_hangs_fails_the_step_in_bounded_time(rig) -> None:

@@ -16,6 +16,7 @@ def stream_metrics(stats: StreamStats | None, labels: Mapping[str, str]) -> Iter
     rows = (
         ("passes", "Passes over the layers.", stats.passes),
         ("read_bytes", "Bytes of weights read from disk.", stats.read_bytes),
+        ("checked_bytes", "Of them, compared with their checksums.", stats.checked_bytes),
         ("read_seconds", "Time with such a read under way.", stats.read_seconds),
         ("waited_seconds", "Time that computing stood still for one.", stats.waited_seconds),
     )

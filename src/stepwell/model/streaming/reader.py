@@ -8,6 +8,10 @@ read and the beginning of the next.
 The computing thread calls `enter` and `leave`. It may start a pass anew in the middle (a step that
 failed is repeated): the numbering then jumps forward to the next read of the unit asked for, and a
 slot is not filled again before the last piece of its previous read has come in.
+
+The first read of each unit is checked, then one unit in each pass, in turn, and one that failed is
+checked at each read until it has passed. What fails is read once more before it counts as damage:
+bits may have turned over on the way.
 """
 
 from __future__ import annotations
@@ -15,9 +19,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from stepwell.base.errors import WeightStoreError
+from stepwell.base.errors import WeightStoreDamaged, WeightStoreError
 from stepwell.model.streaming.files import Arena, BlockFile
 from stepwell.model.streaming.plan import SLOTS
 
@@ -30,8 +34,8 @@ _PATIENCE = 60.0  # seconds until a read that does not return fails its step
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What is read for a unit: bytes of the file. `check` is given the slot after a read; it raises
-    WeightStoreDamaged."""
+    """What is read for a unit: bytes of the file. `check` is given the slot after some reads; it
+    raises WeightStoreDamaged."""
 
     offset: int
     size: int
@@ -40,10 +44,12 @@ class Stretch:
 
 @dataclass(slots=True)
 class ReadCounters:
-    """Since the start. `busy`: seconds with at least one read under way; `waited`: seconds that
-    computing stood still for one; `passes`: begun."""
+    """Since the start. `checked`: bytes compared with their checksums; `busy`: seconds with at
+    least one read under way; `waited`: seconds that computing stood still for one; `passes`:
+    begun."""
 
     bytes: int = 0
+    checked: int = 0
     busy: float = 0.0
     waited: float = 0.0
     passes: int = 0
@@ -68,6 +74,7 @@ class ReadAhead:
         self._holds = [-1] * SLOTS  # the read that was last begun into each slot
         self._left = [0] * SLOTS  # bytes of it that have not come in
         self._failed: dict[int, Exception] = {}
+        self._unchecked = set(range(len(self._stretches)))
         self._busy_since = 0.0
         self._closed = False
         self._counters = ReadCounters()
@@ -112,7 +119,7 @@ class ReadAhead:
         with self._changed:
             now = self._counters
             busy = now.busy + (time.monotonic() - self._busy_since if any(self._under_way) else 0.0)
-            return ReadCounters(now.bytes, busy, now.waited, now.passes)
+            return replace(now, busy=busy)
 
     def close(self, timeout: float) -> bool:
         """Stop the threads; whether all have ended. Only then the file may be closed."""
@@ -150,7 +157,7 @@ class ReadAhead:
             try:
                 self._file.read(slot.view[start : start + size], stretch.offset + start)
                 if self._arrived(number, size):
-                    stretch.check(slot)
+                    self._check(number, stretch, slot)
             except Exception as error:  # handed to the computing thread
                 self._fail(number, error)
             self._release(number)
@@ -185,6 +192,22 @@ class ReadAhead:
             self._counters.bytes += size
             self._left[number % SLOTS] -= size
             return not self._left[number % SLOTS]
+
+    def _check(self, number: int, stretch: Stretch, slot: Arena) -> None:
+        """Compare a unit with its checksums where it is its turn."""
+        passes, place = divmod(number, len(self._stretches))
+        with self._changed:
+            if place not in self._unchecked and place != passes % len(self._stretches):
+                return
+            self._unchecked.add(place)
+        try:
+            stretch.check(slot)
+        except WeightStoreDamaged:
+            self._file.read(slot.view[: stretch.size], stretch.offset)
+            stretch.check(slot)
+        with self._changed:
+            self._unchecked.discard(place)
+            self._counters.checked += stretch.size
 
     def _fail(self, number: int, error: Exception) -> None:
         with self._changed:

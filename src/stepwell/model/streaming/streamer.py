@@ -106,6 +106,7 @@ class Streamer:
             read_bytes=now.read_bytes - base.read_bytes,
             read_seconds=now.read_seconds - base.read_seconds,
             waited_seconds=now.waited_seconds - base.waited_seconds,
+            checked_bytes=now.checked_bytes - base.checked_bytes,
             seconds=now.seconds - base.seconds,
         )
 
@@ -123,9 +124,16 @@ class Streamer:
 
     def _now(self) -> StreamStats:
         if self._reader is None:
-            return StreamStats(0, 0, 0.0, 0.0, time.monotonic())
+            return StreamStats(0, 0, 0.0, 0.0, time.monotonic(), 0)
         found = self._reader.counters()
-        return StreamStats(found.passes, found.bytes, found.busy, found.waited, time.monotonic())
+        return StreamStats(
+            passes=found.passes,
+            read_bytes=found.bytes,
+            read_seconds=found.busy,
+            waited_seconds=found.waited,
+            seconds=time.monotonic(),
+            checked_bytes=found.checked,
+        )
 
     def _load_residents(self, stored: Sequence[StoredTensor], own: Sequence[Tensor]) -> None:
         if not stored:
@@ -165,16 +173,15 @@ class Streamer:
 
 def _stretch(stored: Sequence[StoredTensor]) -> Stretch:
     first, last = stored[0], stored[-1]
-    unchecked = list(stored)
 
     def check(arena: Arena) -> None:
-        """On the first read only: later ones are the same bytes from the same disk."""
-        while unchecked:
-            tensor = unchecked[-1]
+        for tensor in stored:
             start = tensor.offset - first.offset
             if xxhash.xxh3_64_intdigest(arena.view[start : start + tensor.size]) != tensor.checksum:
-                raise WeightStoreDamaged(f"{tensor.name} does not have its checksum.")
-            unchecked.pop()
+                raise WeightStoreDamaged(
+                    f"{tensor.name}, read from disk, does not have its checksum.",
+                    hint="Check the disk; the file is built again at the next start.",
+                )
 
     return Stretch(first.offset, last.offset + last.padded - first.offset, check)
 
