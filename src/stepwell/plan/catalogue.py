@@ -1,6 +1,7 @@
 """Well-known models whose configurations ship as data: `models/*.json`, one file each.
 
-    {"name": ..., "aliases": [...], "source": <where the values come from>, "config": {...}}
+    {"name": ..., "aliases": [...], "source": <where the values come from>, "notes": [...],
+     "config": {...}}
 
 `config` holds those fields of the published config.json that the planner reads.
 """
@@ -23,6 +24,7 @@ class KnownModel:
     name: str
     aliases: tuple[str, ...]
     source: str
+    notes: tuple[str, ...]
     config: Mapping[str, Any]
 
 
@@ -34,7 +36,11 @@ def models() -> Mapping[str, KnownModel]:
         if file.name.endswith(".json"):
             entry = json.loads(file.read_text(encoding="utf-8"))
             known = KnownModel(
-                entry["name"], tuple(entry["aliases"]), entry["source"], entry["config"]
+                name=entry["name"],
+                aliases=tuple(entry["aliases"]),
+                source=entry["source"],
+                notes=tuple(entry.get("notes", ())),
+                config=entry["config"],
             )
             found[known.name] = known
     return dict(sorted(found.items()))
@@ -46,21 +52,18 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> KnownModel | None:
-    """By name or alias; the owner before a slash, case, and endings such as -Instruct do not
+    """By name or alias. Case, the owner before a slash, and endings such as -Instruct do not
     matter."""
+    spelled = {
+        _plain(each): known for known in models().values() for each in (known.name, *known.aliases)
+    }
     wanted = _plain(name)
-    for known in models().values():
-        if wanted in {_plain(known.name), *map(_plain, known.aliases)}:
-            return known
-    return None
+    return spelled.get(wanted) or spelled.get(_ENDING.sub("", wanted))
 
 
-_ENDINGS = re.compile(r"-(instruct|chat|it|hf|base|thinking|\d{4}|v\d(\.\d)?)$")
+_ENDING = re.compile(r"-(instruct|chat|it|hf|base)$")
 
 
 def _plain(name: str) -> str:
     text = name.rsplit("/", 1)[-1].lower().replace("_", "-")
-    text = text.replace("meta-llama-", "llama-")
-    while (shorter := _ENDINGS.sub("", text)) != text:
-        text = shorter
-    return text
+    return text.removeprefix("meta-")

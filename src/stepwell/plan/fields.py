@@ -23,7 +23,7 @@ _MOST = 1 << 40  # a size beyond this is a mistake, or an attack on the arithmet
 class Fields:
     """`values`: config.json (its text part). `defaults`: what holds where a field is not in it.
     `also`: a field's other name. `dtype_bytes`: of a number the model computes with. A field that
-    is null counts as missing."""
+    is null has no value, whatever the default, as in transformers."""
 
     model_type: str
     values: Mapping[str, Any]
@@ -48,8 +48,9 @@ class Fields:
         names = (name, self.also.get(name, name))
         for source in (self.values, self.defaults):
             for each in names:
-                if source.get(each) is not None:
-                    return source[each]
+                if each in source:
+                    value = source[each]
+                    return default if value is None else value
         return default
 
     def number(self, *names: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +22,13 @@ def read_model(source: str) -> ModelSpec:
     """What `source` names: a folder, a config.json, a safetensors file or index, or a model of the
     catalogue. Raises CheckpointNotFound, UnknownArchitecture."""
     path = Path(source).expanduser()
-    if path.exists():
-        return _read_path(path)
     known = catalogue.find(source)
+    is_checkpoint = path.is_file() or (path / "config.json").is_file()
+    if is_checkpoint or (known is None and path.exists()):
+        return _read_path(path)
     if known is not None:
-        return spec_of(known.config, name=known.name, source=known.source)
+        spec = spec_of(known.config, name=known.name, source=known.source)
+        return dataclasses.replace(spec, notes=(*known.notes, *spec.notes))
     message, hint = unknown_name("model", source, catalogue.names())
     raise CheckpointNotFound(message, hint=f"{hint} Or a folder or config.json.", param="model")
 
