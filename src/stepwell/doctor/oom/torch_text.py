@@ -1,0 +1,261 @@
+"""torch's allocators: CUDA, HIP and XPU in their old and new wordings, MPS, and the CPU's."""
+
+from __future__ import annotations
+
+import re
+
+from stepwell.base.units import format_bytes
+from stepwell.doctor.oom.advice import lack_steps, steps_for_full_device
+from stepwell.doctor.oom.reader import Reader, Sighting, Weight
+from stepwell.doctor.oom.torch_numbers import Cause, TorchNumbers, cause_of, holders_of
+from stepwell.doctor.oom.words import SIZE, Explanation, Holder, Step, parse_size
+
+_TRIED = rf"(?P<backend>CUDA|HIP|XPU) out of memory\.\s*Tried to allocate {SIZE}"
+# Newer than torch 2.0. "capacty" is how 2.1 wrote it.
+_NEW = re.compile(
+    _TRIED
+    + rf"\.?\s*(?:GPU|XPU) (?P<gpu>\d+) has a total capac\w+ of {SIZE} of which {SIZE} is free"
+    r"(?P<rest>.*?(?:reserved by PyTorch but unallocated|(?=Traceback|(?:CUDA|HIP|XPU) out of)|$))",
+    re.DOTALL,
+)
+_OLD = re.compile(
+    _TRIED
+    + rf"\s*\(GPU (?P<gpu>\d+); {SIZE} total capacity; {SIZE} already allocated; {SIZE} free; "
+    rf"{SIZE} (?:reserved in total by PyTorch|cached)"
+)
+_BARE = re.compile(r"(?:CUDA|HIP) error: out of memory")
+_BLAS = re.compile(
+    r"(?:CUBLAS|HIPBLAS|CUDNN)_STATUS_(?:ALLOC_FAILED|NOT_ENOUGH_WORKSPACE)[^\n]{0,80}"
+)
+_NCCL = re.compile(r"Cuda failure(?: \d)? 'out of memory'")
+_MPS = re.compile(
+    rf"MPS backend out of memory \(MPS allocated: {SIZE}, other allocations: {SIZE}, "
+    rf"max allowed: {SIZE}\)\.\s*Tried to allocate {SIZE}"
+)
+_CPU = re.compile(
+    r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory): you tried to allocate "
+    r"(?P<bytes>\d+) bytes(?:\. Error code \d+ \([^)]*\))?"
+)
+_TITLES = {
+    Cause.TOO_LARGE: "one request for memory is larger than the whole device",
+    Cause.OTHERS: "other processes hold the memory that was missing",
+    Cause.OUTSIDE: "memory outside PyTorch's allocator fills the device",
+    Cause.FRAGMENTED: "enough memory is free inside PyTorch's cache, in pieces that are too small",
+    Cause.FREE_BUT_REFUSED: "more was free than was asked for, and it was refused",
+    Cause.FULL: "the device is full",
+}
+
+
+def _explain_device(sight: Sighting) -> Explanation:
+    numbers = _new_numbers(sight) if sight.match.re is _NEW else _old_numbers(sight)
+    cause = cause_of(numbers)
+    return Explanation(
+        kind=f"torch_{cause.name.lower()}",
+        source=f"PyTorch, {sight.group('backend')} allocator",
+        title=_TITLES[cause],
+        why=_why(cause, numbers),
+        steps=steps_for_full_device(
+            cause, numbers, engine=sight.engine, phase=sight.phase, facts=sight.facts
+        ),
+        text=sight.text,
+        phase=sight.phase,
+        device=f"GPU {sight.group('gpu')}",
+        requested=numbers.requested,
+        capacity=numbers.capacity,
+        free=numbers.free,
+        holders=holders_of(numbers, sight.facts),
+        fragmentation=_fragmentation(cause, numbers),
+        evidence=numbers.evidence(),
+    )
+
+
+def _new_numbers(sight: Sighting) -> TorchNumbers:
+    rest = sight.group("rest")
+    requested, capacity, free = (parse_size(text) for text in _sizes(sight.match, 3))
+    own = re.search(rf"this process has {SIZE} memory in use", rest)
+    allocated = re.search(rf"{SIZE} is allocated by PyTorch", rest)
+    pools = re.search(rf"with {SIZE} allocated in private pools", rest)
+    if pools and not allocated:
+        allocated = re.search(rf"allocated memory {SIZE}", rest)
+    idle = re.search(rf"{SIZE} is reserved by PyTorch but unallocated", rest)
+    limit = re.search(rf"{SIZE} allowed", rest)
+    return TorchNumbers(
+        requested=requested,
+        capacity=capacity,
+        free=free,
+        allocated=_optional(allocated),
+        idle=_optional(idle),
+        pools=_optional(pools),
+        own=_optional(own),
+        limit=_optional(limit),
+        named=tuple(
+            (int(pid), parse_size(size))
+            for pid, size in re.findall(rf"Process (\d+) has {SIZE} memory in use", rest)
+        ),
+    )
+
+
+def _old_numbers(sight: Sighting) -> TorchNumbers:
+    requested, capacity, allocated, free, reserved = map(parse_size, _sizes(sight.match, 5))
+    idle = max(0, reserved - allocated)
+    if sight.text.endswith("cached"):  # before torch 1.4 the cache was named without the allocated
+        idle = reserved
+    return TorchNumbers(
+        requested=requested, capacity=capacity, free=free, allocated=allocated, idle=idle
+    )
+
+
+def _sizes(match: re.Match[str], count: int) -> list[str]:
+    named = set(match.re.groupindex.values())
+    plain = [text for n, text in enumerate(match.groups(), start=1) if n not in named]
+    return plain[:count]
+
+
+def _optional(match: re.Match[str] | None) -> int | None:
+    return None if match is None else parse_size(match[1])
+
+
+def _why(cause: Cause, numbers: TorchNumbers) -> str:
+    asked, free = format_bytes(numbers.requested), format_bytes(numbers.free)
+    capacity = format_bytes(numbers.capacity)
+    match cause:
+        case Cause.TOO_LARGE:
+            return (
+                f"{asked} at once cannot fit into {capacity}, however empty: a tensor grows with "
+                "the square of the length (attention scores without a fused kernel), with batch "
+                "times vocabulary (logits of a whole prompt), or with a batch that is too large."
+            )
+        case Cause.OTHERS:
+            return (
+                f"{asked} were asked for and {free} were free, while processes other than this "
+                f"one hold {format_bytes(numbers.others or 0)}: without them it would have fitted."
+            )
+        case Cause.OUTSIDE:
+            return (
+                f"Of {capacity} PyTorch's allocator holds only {format_bytes(numbers.reserved)}. "
+                "The rest is another process, or this one outside the allocator: a TensorRT "
+                "engine, NCCL, a second framework, CUDA's own context."
+            )
+        case Cause.FRAGMENTED:
+            return (
+                f"{asked} were asked for. {free} are free on the device and "
+                f"{format_bytes(numbers.idle or 0)} lie unused in PyTorch's cache, but no single "
+                "free piece is large enough."
+            )
+        case Cause.FREE_BUT_REFUSED:
+            return (
+                f"{asked} were asked for and {free} were free, so the message does not say why. "
+                "Known reasons: a limit below the capacity (set_per_process_memory_fraction, a "
+                "container or MIG slice), host memory or address space that ran out (drivers on "
+                "Windows, WSL and integrated GPUs back device memory with it), or another "
+                "process that took and freed memory in between."
+            )
+        case Cause.FULL:
+            return (
+                f"{asked} were asked for and {free} of {capacity} were free: what is allocated "
+                "is in use."
+            )
+
+
+def _fragmentation(cause: Cause, numbers: TorchNumbers) -> str:
+    if numbers.idle is None:
+        return "The message does not say how much PyTorch reserved without using it."
+    share = numbers.idle / numbers.capacity if numbers.capacity else 0.0
+    told = f"Reserved but unallocated: {format_bytes(numbers.idle)}, {share:.1%} of the device"
+    if cause is Cause.FRAGMENTED:
+        return f"{told}; with what is free that is as much as was asked for: in pieces."
+    if numbers.idle >= numbers.requested:
+        return f"{told}. It would have served this request in one piece, and hardly another one."
+    return f"{told}: fragmentation is not the cause."
+
+
+def _explain_bare(sight: Sighting) -> Explanation:
+    return Explanation(
+        kind="cuda_bare",
+        source="CUDA driver",
+        title="the driver had no memory, and its message has no numbers",
+        why="The failed call was not made through PyTorch's caching allocator: a CUDA context, a "
+        "graph, a library's workspace or pinned host memory. CUDA reports some failures at a "
+        "later call than the one that caused them.",
+        steps=lack_steps(sight.engine, sight.phase, sight.facts),
+        text=sight.text,
+        phase=sight.phase,
+        holders=(Holder("everything on the device", None, "the message has no numbers"),),
+    )
+
+
+def _explain_library(sight: Sighting) -> Explanation:
+    name = "NCCL" if sight.match.re is _NCCL else "cuBLAS"
+    return Explanation(
+        kind=f"{name.lower()}_alloc",
+        source=name,
+        title=f"{name} found no memory for its own buffers",
+        why=f"{name} allocates outside PyTorch's allocator, from what the device has left; PyTorch "
+        "or the KV pool had taken nearly all of it.",
+        steps=lack_steps(sight.engine, sight.phase, sight.facts),
+        text=sight.text,
+        phase=sight.phase,
+        holders=(Holder("PyTorch and the KV pool", None, "nearly all of the device"),),
+    )
+
+
+def _explain_mps(sight: Sighting) -> Explanation:
+    allocated, other, limit, asked = map(parse_size, sight.match.groups())
+    lack = allocated + other + asked - limit
+    return Explanation(
+        kind="torch_mps",
+        source="PyTorch, MPS allocator",
+        title="PyTorch's limit for Apple's GPU is reached",
+        why=f"PyTorch holds {format_bytes(allocated)}, Metal and others of this process "
+        f"{format_bytes(other)}; with the {format_bytes(asked)} asked for that exceeds the limit "
+        f"by {format_bytes(lack)}. The limit is a share of unified memory, not what is free.",
+        steps=(
+            Step("Use a smaller batch, a shorter context or weights of fewer bits.",
+                 f"{format_bytes(lack)} less is needed."),
+            Step("Close other applications and free what this process keeps (other models).",
+                 f"up to {format_bytes(other)} of other allocations"),
+            Step("As a last resort PYTORCH_MPS_HIGH_WATERMARK_RATIO above its default.",
+                 "lifts the limit; the system may then swap or fail"),
+        ),
+        text=sight.text, phase=sight.phase, device="Apple GPU", requested=asked, capacity=limit,
+        holders=(Holder("PyTorch", allocated), Holder("other allocations", other, "Metal, caches")),
+        evidence={"lack_bytes": float(lack)},
+    )  # fmt: skip
+
+
+def _explain_cpu(sight: Sighting) -> Explanation:
+    asked = int(sight.group("bytes"))
+    return Explanation(
+        kind="torch_cpu",
+        source="PyTorch, CPU allocator",
+        title=f"the system refused {format_bytes(asked)} of host memory in one piece",
+        why="The kernel refuses at once only what exceeds RAM plus swap (overcommit heuristics) or "
+        "a limit of the process (ulimit -v, a job scheduler); smaller excesses are granted and "
+        "end with the OOM killer instead.",
+        steps=(
+            Step("Find the tensor: the traceback above the message names the line. A size out of "
+                 "proportion is a shape gone wrong or scores of [length, length].",
+                 f"{format_bytes(asked)} less"),
+            Step("Use a smaller batch or length, or load weights in their own precision "
+                 "(dtype='auto', low_cpu_mem_usage) instead of float32.",
+                 "half the host memory for weights in 16 bits"),
+            Step("Check `free -h`, `ulimit -v` and the container's limit; stream weights that "
+                 "exceed memory (stepwell serve --weights-budget).",
+                 "shows which limit refused it"),
+        ),
+        text=sight.text, phase=sight.phase, device="host memory", requested=asked,
+        holders=(Holder("host memory", None, "the message has no numbers of it"),),
+    )  # fmt: skip
+
+
+READERS = (
+    Reader("torch_device", r"(?:CUDA|HIP|XPU) out of memory\.\s*(?:Tried|$)", _NEW,
+           _explain_device, span=12),
+    Reader("torch_device", r"(?:CUDA|HIP|XPU) out of memory\.\s*(?:Tried|$)", _OLD,
+           _explain_device),
+    Reader("torch_mps", "MPS backend out of memory", _MPS, _explain_mps),
+    Reader("torch_cpu", "DefaultCPUAllocator: ", _CPU, _explain_cpu, span=4),
+    Reader("cuda_bare", r"error: out of memory", _BARE, _explain_bare, span=1),
+    Reader("cublas_alloc", r"BLAS_STATUS|CUDNN_STATUS", _BLAS, _explain_library, span=2),
+    Reader("nccl_alloc", "Cuda failure", _NCCL, _explain_library, Weight.CAUSE, span=1),
+)  # fmt: skip
