@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stepwell.cli.doctor import app
+from stepwell.hardware.devices import device
 from tests.doctor.test_oom_messages import FOLDER
 from tests.doctor.test_oom_snapshot import fragmented
 
@@ -71,7 +72,7 @@ def test_device_gives_the_size_that_the_text_lacks() -> None:
     done = run(str(FOLDER / "vllm_length.txt"), "--model", "llama-3.1-8b", "--device", "h100",
                "--json")  # fmt: skip
     evidence = json.loads(done.stdout)["explanation"]["evidence"]
-    assert evidence["plan_capacity_bytes"] == 80 * GIB
+    assert evidence["plan_capacity_bytes"] == device("h100").memory_bytes
 
 
 @pytest.mark.parametrize(

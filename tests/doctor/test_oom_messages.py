@@ -52,7 +52,7 @@ EXPECTED = {
     "torch_old_cached": ("torch_outside", Phase.UNKNOWN, "holds only", "nvidia-smi"),
     "torch_old_fragmented": ("torch_fragmented", Phase.UNKNOWN, "piece", "expandable_segments"),
     "torch_old_full": ("torch_full", Phase.UNKNOWN, "is in use", "smaller batch"),
-    "torch_others": ("torch_others", Phase.LOADING, "other than this one", "Stop the other"),
+    "torch_others": ("torch_others", Phase.LOADING, "6 of them hold about", "Stop the other"),
     "torch_outside": ("torch_outside", Phase.UNKNOWN, "outside the allocator", "nvidia-smi"),
     "torch_too_large": ("torch_too_large", Phase.UNKNOWN, "however empty", "tensor"),
     "trtllm_serving": ("trtllm_alloc", Phase.SERVING, "0.9", "free_gpu_memory_fraction"),

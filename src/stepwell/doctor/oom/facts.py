@@ -48,10 +48,12 @@ _SETTINGS = (
     ("max_num_batched_tokens", re.compile(r"max[-_]num[-_]batched[-_]tokens[=\s'\":]+(\d+)")),
     ("chunked_prefill_size", re.compile(r"chunked[-_]prefill[-_]size[=\s'\":]+(\d+)")),
 )
-_ENOUGH_NAMES = 2000
-_TELLING = re.compile(
-    "buffer size|memory|mem usage|mem=|took|KV Cache|gpu[-_]mem|parallel|max[-_]|--tp|prefill"
-)
+_NAMED_WITHIN = 20_000  # lines: an engine names itself at its start
+_TELLING = (
+    "buffer size", "oading", "weights take", "KV Cache", "KV cache memory", "capturing finished",
+    "kv_cache_size", "Load weight end", "Memory pool end", "gpu_mem", "gpu-mem", "fraction", "--tp",
+    "parallel", "max_", "max-", "prefill",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -63,12 +65,14 @@ class LogFacts:
     settings: dict[str, float] = field(default_factory=dict)
     engines: Counter[str] = field(default_factory=Counter)
     buffers: dict[tuple[str, str], int] = field(default_factory=dict)
+    lines: int = 0
 
     def read(self, line: str) -> None:
         """Take what one line says."""
-        if self.engines.total() < _ENOUGH_NAMES and (name := engine_named(line)):
+        if self.lines < _NAMED_WITHIN and (name := engine_named(line)):
             self.engines[name] += 1
-        if not _TELLING.search(line):
+        self.lines += 1
+        if not any(word in line for word in _TELLING):
             return
         for part, pattern, unit in _SIZES:
             if match := pattern.search(line):

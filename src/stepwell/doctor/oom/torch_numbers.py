@@ -79,6 +79,13 @@ class TorchNumbers:
         """Neither free nor PyTorch's: contexts, libraries and other processes."""
         return max(0, self.capacity - self.free - self.reserved)
 
+    @property
+    def peers(self) -> int:
+        """Other processes named that hold about as much as this one: ranks of one program."""
+        if self.own is None:
+            return 0
+        return sum(0.5 * self.own <= size <= 2 * self.own for _, size in self.named)
+
     def evidence(self) -> dict[str, float]:
         """Named numbers, bytes."""
         found = {

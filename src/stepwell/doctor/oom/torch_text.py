@@ -126,9 +126,16 @@ def _why(cause: Cause, numbers: TorchNumbers) -> str:
                 "times vocabulary (logits of a whole prompt), or with a batch that is too large."
             )
         case Cause.OTHERS:
+            peers = (
+                f" {numbers.peers} of them hold about as much as this one: ranks of one program "
+                "that all chose this device."
+                if numbers.peers > 1
+                else ""
+            )
             return (
                 f"{asked} were asked for and {free} were free, while processes other than this "
                 f"one hold {format_bytes(numbers.others or 0)}: without them it would have fitted."
+                f"{peers}"
             )
         case Cause.OUTSIDE:
             return (
