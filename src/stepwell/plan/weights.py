@@ -3,15 +3,15 @@
 bf16        2 bytes a number (or as the checkpoint's float16 or float32)
 int8        1 byte, and a float16 scale for each 128 of a row     (kernels/linear/quantize.py)
 int4, nf4   half a byte, and a float16 scale for each 64: 26.6 % of bf16's bytes
-mxfp4       half a byte, and an 8-bit exponent for each 32        (OCP MX 1.0)
-fp8         1 byte; its scales are one a matrix or a 128x128 block, which is not counted
+mxfp4       experts only: half a byte, and an 8-bit exponent for each 32     (OCP MX 1.0)
+fp8         1 byte, but for the head; scales are one a matrix or a block, which is not counted
 """
 
 from __future__ import annotations
 
 import math
 
-from stepwell.plan.architecture import WeightPart, WeightPrecision
+from stepwell.plan.architecture import Component, WeightPart, WeightPrecision
 
 _BITS = {
     WeightPrecision.FP32: 32,
@@ -55,9 +55,21 @@ def matrix_bytes(shape: tuple[int, ...], precision: WeightPrecision, *, dtype_by
             return levels
 
 
+def takes(part: WeightPart, precision: WeightPrecision) -> bool:
+    """Whether checkpoints of this precision keep the part in it: fp8 ones leave the head as it is,
+    those of mxfp4 everything but the experts; our own quantizer takes every linear layer."""
+    match precision:
+        case WeightPrecision.FP8:
+            return part.linear and part.component is not Component.HEAD
+        case WeightPrecision.MXFP4:
+            return part.stacked
+        case _:
+            return part.linear
+
+
 def part_bytes(part: WeightPart, precision: WeightPrecision, *, dtype_bytes: int) -> int:
-    """Of all copies. Only matrices of linear layers take `precision`."""
-    wanted = precision if part.linear else WeightPrecision.BF16
+    """Of all copies, in `precision` where the part takes it."""
+    wanted = precision if takes(part, precision) else WeightPrecision.BF16
     wanted = part.precision or wanted
     return part.copies * matrix_bytes(part.shape, wanted, dtype_bytes=dtype_bytes)
 
