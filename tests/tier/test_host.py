@@ -146,3 +146,12 @@ def test_two_writers_of_one_key_leave_one_value() -> None:
         assert outcomes.count(WriteOutcome.PRESENT) == 2
         assert tier.usage().used == 50 * PAGE
         tier.delete([key(turn)])
+
+
+def test_the_arena_is_one_range_until_it_is_closed() -> None:
+    tier = HostTier(capacity=1 << 20)
+    found = tier.arena()
+    assert found is not None
+    assert found[1] == 1 << 20
+    tier.close()
+    assert tier.arena() is None

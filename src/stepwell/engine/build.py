@@ -22,6 +22,7 @@ from stepwell.base.sampling import SamplingParams
 from stepwell.base.units import format_bytes
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
+from stepwell.engine.account import MemoryAccount, StartBook, take_account
 from stepwell.engine.build_rolling import make_rolling
 from stepwell.engine.build_streaming import load_for
 from stepwell.engine.build_tiers import (
@@ -40,8 +41,9 @@ from stepwell.engine.rolling import Rolling
 from stepwell.engine.runner import ModelRunner
 from stepwell.engine.scheduler import Scheduler
 from stepwell.engine.start_clock import StartClock
+from stepwell.hardware.account import grown
 from stepwell.hardware.machine import read_machine
-from stepwell.hardware.malloc import keep_freed_memory
+from stepwell.hardware.malloc import give_back_freed_memory, keep_freed_memory
 from stepwell.hardware.onednn import bound_primitive_caches
 from stepwell.kernels.native import compile_log
 from stepwell.model.architectures import TESTED_MODEL_TYPES
@@ -72,7 +74,12 @@ class BuiltEngine:
     loaded: LoadedModel
     pool: KVPool
     decisions: tuple[Decision, ...]
+    book: StartBook
     open_tiers: OpenTiers | None = None
+
+    def account(self) -> MemoryAccount | None:
+        """Who holds this process's memory now; any thread may ask."""
+        return take_account(self, self.book)
 
     def close(self, timeout: float = 30.0) -> None:
         """Let go of lower tiers, at most `timeout` seconds after what is under way, and of streamed
@@ -108,7 +115,7 @@ def _build(
     folder = find_checkpoint(config.model.path)
     hf_config = read_hf_config(folder)
     resolved = resolve(config, hf_config, read_machine())
-    memory = [keep_freed_memory(), bound_primitive_caches()]
+    memory, book = [keep_freed_memory(), bound_primitive_caches()], StartBook()
     say(f"loading {folder.name}")
     config, loaded = load_for(config, folder, hf_config, resolved, say=say)
     clock.phase("model")
@@ -117,7 +124,9 @@ def _build(
     decisions += sized
     decisions.append(_choose_threads(loaded))
     clock.phase("memory")
-    _make_kernels(loaded, pool)
+    with grown("kernels"):
+        _make_kernels(loaded, pool)
+    give_back_freed_memory()  # what compiling took
     clock.phase("kernels")
     decisions += kernels.decisions()
     info = _info(config, folder, hf_config, loaded, resolved)
@@ -149,6 +158,7 @@ def _build(
         loaded=loaded,
         pool=pool,
         decisions=tuple(decisions),
+        book=book,
         open_tiers=lower,
     )
 
@@ -191,6 +201,7 @@ def _allocate_pool(
     config: Config, loaded: LoadedModel, resolved: Resolved
 ) -> tuple[KVPool, list[Decision]]:
     gc.collect()
+    give_back_freed_memory()  # packing frees as much as it makes: room for the pool
     size, dtype = config.cache.block_size, resolved.dtype
     form, kept = choose_kv(config, loaded.shapes, dtype)
     shapes = list(loaded.shapes.values())

@@ -47,6 +47,11 @@ class OpenTiers:
     stores: dict[TierName, Tier]
     decisions: tuple[Decision, ...]
 
+    def arena(self) -> tuple[int, int] | None:
+        """Address and length of the host tier's memory, if there is one."""
+        host = self.stores.get(TierName.HOST)
+        return host.arena() if isinstance(host, HostTier) else None
+
     def close(self, timeout: float) -> None:
         """Carry out what is under way, then close. A tier whose thread hangs is left open."""
         hung = self.tiers.transfers.close(timeout)

@@ -66,18 +66,23 @@ class ModelRunner:
         self._numbers = {module: number for number, module in enumerate(pool.layers)}
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the step buffers, and of the rows between fused kernels."""
-        buffers = (
+    def buffers(self) -> list[Tensor]:
+        """The step buffers, the rows between fused kernels, and tables of rotary embeddings."""
+        own = [
+            torch.from_numpy(self._table),
             self._batch_table,
             self._tokens,
             self._positions,
             self._slots,
             self._starts,
             self._contexts,
-        )
-        rows = 0 if self._fused is None else self._fused.stack.workspace_bytes
-        return rows + self._table.nbytes + sum(b.numel() * b.element_size() for b in buffers)
+        ]
+        return own if self._fused is None else own + self._fused.buffers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `buffers`."""
+        return sum(buffer.nbytes for buffer in self.buffers)
 
     @torch.inference_mode()
     def run(self, plan: Seq[ScheduledSequence], cache: CacheManager) -> StepLogits:

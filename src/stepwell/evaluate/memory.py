@@ -7,41 +7,18 @@ so far, or when the KV pool has moved. On CUDA the allocator counts its own cuda
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import sys
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-_FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
-           "fordblks", "keepcost")  # fmt: skip
-
-
-class _MallInfo(ctypes.Structure):
-    """glibc's `struct mallinfo2`."""
-
-    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
-
-
-@cache
-def _mallinfo() -> Any | None:
-    try:
-        function = ctypes.CDLL(None).mallinfo2
-    except (OSError, AttributeError):  # not glibc, or older than 2.33
-        return None
-    function.restype = _MallInfo
-    function.argtypes = []
-    return function
+from stepwell.hardware.malloc import read_malloc
 
 
 def malloc_bytes() -> int | None:
     """Bytes that malloc holds of the operating system now; None where glibc cannot tell."""
-    function = _mallinfo()
-    if function is None:
-        return None
-    info = function()
-    return int(info.arena + info.hblkhd)
+    found = read_malloc()
+    return None if found is None else found.heaps + found.mapped
 
 
 def page_faults() -> int:

@@ -3,13 +3,16 @@
 glibc gives large buffers back to the system when they are freed and fetches zeroed pages for the
 next step's, a page fault for every 4 KiB. A step allocates the same buffers over and over, so with
 the settings here the heap grows to the largest step once, and then asks the system for nothing.
-Covers glibc only; elsewhere nothing changes.
+Covers glibc only; elsewhere nothing changes. `read_malloc` says what malloc holds.
 """
 
 from __future__ import annotations
 
 import ctypes
 import platform
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from stepwell.base.decisions import Decision
 
@@ -43,3 +46,43 @@ def give_back_freed_memory() -> None:
     that is done once, such as packing weights, whose buffers no step will use again."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Malloc:
+    """Bytes. `heaps`: taken from the system to be divided, `used`: of these, given out; `mapped`:
+    of single large allocations."""
+
+    heaps: int
+    used: int
+    mapped: int
+
+
+def read_malloc() -> Malloc | None:
+    """What malloc holds now; None where it is not glibc's, or older than 2.33."""
+    function = _mallinfo()
+    if function is None:
+        return None
+    info = function()
+    return Malloc(heaps=info.arena, used=info.uordblks, mapped=info.hblkhd)
+
+
+_FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+           "fordblks", "keepcost")  # fmt: skip
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
+
+
+@cache
+def _mallinfo() -> Any | None:
+    try:
+        function = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        return None
+    function.restype = _MallInfo
+    function.argtypes = []
+    return function

@@ -13,6 +13,7 @@ from torch import nn
 from stepwell.base.config import ModelConfig
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import UnsafeCheckpoint, UnsupportedCheckpointFormat
+from stepwell.hardware.account import grown
 from stepwell.model.attention import ATTENTION_NAME
 from stepwell.model.checkpoint_formats import (
     Format,
@@ -35,8 +36,9 @@ def build_model(
     """On the CPU, with our attention, in `dtype`; and what was decided about its format. `path`: a
     folder, or a GGUF file. Raises UnsafeCheckpoint where the weights are pickled,
     UnsupportedCheckpointFormat where they are quantized in a way that is not read here."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    with grown("imports"):
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
     logging.disable_progress_bar()  # the caller shows progress
     if config.random_weights:

@@ -19,6 +19,7 @@ from stepwell.base.errors import (
     UnsafeCheckpoint,
     UnsupportedArchitecture,
 )
+from stepwell.hardware.account import grown
 from stepwell.kernels.linear import PackedLinear, WeightFormat
 from stepwell.model.architectures import TESTED_MODEL_TYPES, refuse_unsupported
 from stepwell.model.attention import (
@@ -255,7 +256,8 @@ def _load_tokenizer(folder: Path, eos: frozenset[int]) -> Tokenizer | None:
     names = ("tokenizer.json", "tokenizer.model", "vocab.json")
     if folder.suffix != GGUF_SUFFIX and not any((folder / name).is_file() for name in names):
         return None
-    return Tokenizer.load(folder, eos_token_ids=eos)
+    with grown("tokenizer"):
+        return Tokenizer.load(folder, eos_token_ids=eos)
 
 
 def _eos_token_ids(model: nn.Module, hf_config: Any) -> frozenset[int]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import ConfigError
+from stepwell.hardware.account import grown
 from stepwell.kernels import registry
 from stepwell.kernels.linear import onednn
 from stepwell.kernels.linear.base import PackedLinear
@@ -33,9 +36,7 @@ def refusal(weight: Tensor, *, format: WeightFormat = WeightFormat.BFLOAT16) -> 
     """Why this weight stays as it is, or None where it can be packed."""
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:  # before numba is imported
         return onednn.refusal(weight) or f"the weight is on {weight.device.type}"
-    from stepwell.kernels.linear import panels
-
-    reason = panels.refusal(weight)
+    reason = _panels().refusal(weight)
     if reason is not None and format is WeightFormat.BFLOAT16:
         return onednn.refusal(weight)
     return reason
@@ -51,11 +52,18 @@ def pack(
     reason = refusal(weight, format=format)
     if reason is not None:
         raise ValueError(reason)
-    from stepwell.kernels.linear import panels
-
+    panels = _panels()
     if panels.refusal(weight) is not None:
         return onednn.OneDnnLinear(weight, bias)
     return panels.pack_panels(weight, bias, format=format)
+
+
+@cache
+def _panels() -> ModuleType:
+    """Imports numba."""
+    with grown("kernels"):
+        from stepwell.kernels.linear import panels
+    return panels
 
 
 def pack_linears(

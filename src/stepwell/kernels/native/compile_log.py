@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from stepwell.hardware.account import grown
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -52,5 +54,6 @@ def making(kernel: str) -> Iterator[Callable[[], None]]:
         for listener in _listeners:
             listener(kernel)
 
-    yield begin
+    with grown("kernels"):
+        yield begin
     _made.append(Made(kernel, time.perf_counter() - start, compiled))

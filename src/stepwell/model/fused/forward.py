@@ -45,6 +45,11 @@ class FusedForward:
         self.stack = stack
         self._tables: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The stack's rows, and the tables as far as they have come."""
+        return self.stack.workspace + list(self._tables or ())
+
     def logits(
         self, tokens: Tensor, positions: Tensor, *, keep: Tensor, context: AttentionContext
     ) -> Tensor:

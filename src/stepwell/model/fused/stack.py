@@ -59,9 +59,9 @@ class FusedStack(nn.Module):
         self._lock = threading.Lock()  # one pass at a time: the workspace is shared
 
     @property
-    def workspace_bytes(self) -> int:
-        """Bytes of rows between kernels."""
-        return 0 if self._workspace is None else self._workspace.nbytes
+    def workspace(self) -> list[Tensor]:
+        """Rows between kernels."""
+        return [] if self._workspace is None else self._workspace.tensors
 
     def reserve(self, rows: int) -> None:
         """Allocate for passes of up to so many rows, so that none does while serving."""

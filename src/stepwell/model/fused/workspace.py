@@ -45,12 +45,12 @@ class Workspace:
             }
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all rows."""
+    def tensors(self) -> list[Tensor]:
+        """All rows."""
         tensors: list[Tensor] = list(self.rows.values())
         for rounded in self.rounded.values():
             tensors += [rounded.levels, rounded.scales]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return tensors
 
 
 def _rounded_sizes(layers: Sequence[LayerParts]) -> set[tuple[int, int]]:

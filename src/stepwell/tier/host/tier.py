@@ -11,6 +11,7 @@ Copies go in pieces that stay in the core's cache until they are hashed.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -219,6 +220,14 @@ class HostTier:
             writes=usage.writes + writes,
             corrupt=usage.corrupt + corrupt,
         )
+
+    def arena(self) -> tuple[int, int] | None:
+        """Address and length of the memory, None once closed."""
+        with self._lock:
+            if self._closed:
+                return None
+            memory = (ctypes.c_char * len(self._arena)).from_buffer(self._arena)
+            return ctypes.addressof(memory), len(self._arena)
 
     def _check_open(self) -> None:
         if self._closed:

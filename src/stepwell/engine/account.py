@@ -1,0 +1,212 @@
+"""Our own books of memory, held against what the operating system says.
+
+    weights_*     tensors of the model, by what they belong to        address by address
+    kv_pool       the pool                                            address by address
+    workspace     buffers of a step, rows between kernels             address by address
+    host_tier     the arena                                           address by address
+    packed        coded fronts of rolling sequences                   counted
+    tokenizer     what loading it added                               measured at start
+    kernels       numba, LLVM and compiled kernels                    measured at start
+    interpreter   Python, torch, transformers: anonymous memory       measured at start
+    libraries     resident pages of files: code and constants         the system's, now
+    malloc_kept   freed, kept by malloc for the next step             the system's, now
+
+`committed` is what was allocated, `resident` what of it has been touched and is in memory. Their
+sum is held against the process's RSS; the difference is `unaccounted`: objects of requests, books
+of the cache, what libraries cache, fragments. It is the only number here that nobody measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from stepwell.base.decisions import Decision
+from stepwell.base.units import format_bytes
+from stepwell.hardware.account import (
+    growth,
+    proportional_bytes,
+    read_process_memory,
+    resident_of,
+)
+from stepwell.kernels.linear import PackedLinear
+
+if TYPE_CHECKING:
+    from stepwell.engine.build import BuiltEngine
+
+Ranges = list[tuple[int, int]]
+
+
+class Part(StrEnum):
+    """What memory is held for; the labels of /metrics."""
+
+    EMBEDDING = "weights_embedding"
+    LAYERS = "weights_layers"
+    HEAD = "weights_head"
+    OTHER = "weights_other"
+    POOL = "kv_pool"
+    WORKSPACE = "workspace"
+    HOST_TIER = "host_tier"
+    PACKED = "packed"
+    TOKENIZER = "tokenizer"
+    KERNELS = "kernels"
+    INTERPRETER = "interpreter"
+    LIBRARIES = "libraries"
+    KEPT = "malloc_kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One line. `committed`: bytes allocated; `resident`: bytes of them in memory."""
+
+    part: Part
+    committed: int
+    resident: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAccount:
+    """The process at one moment. `system`: what the operating system calls resident (RSS)."""
+
+    held: tuple[Held, ...]
+    system: int
+
+    @property
+    def resident(self) -> int:
+        """The sum of all lines."""
+        return sum(line.resident for line in self.held)
+
+    @property
+    def unaccounted(self) -> int:
+        """Resident bytes that no line explains; below zero where lines claim too much."""
+        return self.system - self.resident
+
+    @property
+    def unaccounted_share(self) -> float:
+        """Of what the system says."""
+        return self.unaccounted / self.system
+
+    def of(self, part: Part) -> int:
+        """Resident bytes of a part; 0 where it has no line."""
+        return sum(line.resident for line in self.held if line.part is part)
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """For `--explain`: one line for each part, and the sum."""
+        lines = [
+            Decision(f"memory.{line.part}", line.resident, _explain(line))
+            for line in self.held
+            if line.committed or line.resident
+        ]
+        why = (
+            f"{format_bytes(self.resident)} in the lines above, {format_bytes(self.system)} "
+            f"resident for the operating system: {self.unaccounted_share:+.1%} unaccounted"
+        )
+        shared = proportional_bytes()
+        if shared is not None:
+            why += f"; {format_bytes(shared)} with shared pages divided among processes"
+        return (*lines, Decision("memory.unaccounted", self.unaccounted, why))
+
+
+def _explain(line: Held) -> str:
+    if line.committed == line.resident:
+        return format_bytes(line.resident)
+    return f"{format_bytes(line.resident)} in memory of {format_bytes(line.committed)} allocated"
+
+
+class StartBook:
+    """What was there before an engine is built, and what single stages of its start add."""
+
+    def __init__(self) -> None:
+        before = read_process_memory()
+        self._base = None if before is None else before.held
+        self._earlier = growth()
+
+    def lines(self) -> Iterator[tuple[Part, int]]:
+        """(part, bytes) of what has no addresses of its own; nothing where it cannot be told."""
+        if self._base is None:
+            return
+        added = {part: size - self._earlier.get(part, 0) for part, size in growth().items()}
+        yield Part.INTERPRETER, self._base + added.pop("imports", 0)
+        for part, size in added.items():
+            yield Part(part), size
+
+
+def take_account(built: BuiltEngine, book: StartBook) -> MemoryAccount | None:
+    """Now, in a few milliseconds; any thread may ask. None where the system cannot tell (other
+    than Linux with glibc), and where the model is not on the CPU."""
+    if built.pool.storage.device.type != "cpu":
+        return None
+    lines = [*_weights(built), *_buffers(built)]
+    now = read_process_memory()
+    if now is None:
+        return None
+    lines += [Held(part, size, size) for part, size in book.lines()]
+    arena = sum(line.resident for line in lines if line.part is Part.HOST_TIER)
+    files = now.shared - arena  # the arena is memory made to be shared
+    lines += [Held(Part.LIBRARIES, files, files), Held(Part.KEPT, now.kept, now.kept)]
+    return MemoryAccount(tuple(lines), system=now.resident)
+
+
+def _weights(built: BuiltEngine) -> list[Held]:
+    streamer = built.loaded.streamer
+    if streamer is not None:  # layers point into its slots, and change them
+        return [Held(Part.LAYERS, streamer.nbytes, streamer.nbytes)]
+    found: dict[Part, Ranges] = {}
+    opaque: dict[Part, int] = {}
+    seen: set[int] = set()
+    for name, module in built.loaded.model.named_modules():
+        part = _part_of(name)
+        for tensor in _own_tensors(module):
+            address, length = _range_of(tensor)
+            if address not in seen:
+                seen.add(address)
+                found.setdefault(part, []).append((address, length))
+        if isinstance(module, PackedLinear) and not module.is_buffered:
+            opaque[part] = opaque.get(part, 0) + module.nbytes
+    return [
+        _held(part, found.get(part, []), opaque.get(part, 0))
+        for part in (Part.EMBEDDING, Part.LAYERS, Part.HEAD, Part.OTHER)
+    ]
+
+
+def _part_of(name: str) -> Part:
+    """By the places that transformers gives modules of a causal language model."""
+    words = set(name.split("."))
+    if words & {"layers", "h", "blocks"}:
+        return Part.LAYERS
+    if words & {"embed_tokens", "wte", "embed_in", "word_embeddings"}:
+        return Part.EMBEDDING
+    return Part.HEAD if words & {"lm_head", "embed_out"} else Part.OTHER
+
+
+def _own_tensors(module: nn.Module) -> Iterable[Tensor]:
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
+
+
+def _buffers(built: BuiltEngine) -> list[Held]:
+    engine = built.engine
+    lines = [
+        _held(Part.POOL, [_range_of(built.pool.storage)]),
+        _held(Part.WORKSPACE, [_range_of(t) for t in engine.workspace()]),
+    ]
+    arena = None if built.open_tiers is None else built.open_tiers.arena()
+    if arena is not None:
+        lines.append(_held(Part.HOST_TIER, [arena]))
+    packed = engine.stats().memory.packed
+    return [*lines, Held(Part.PACKED, packed, packed)]
+
+
+def _held(part: Part, ranges: Ranges, opaque: int = 0) -> Held:
+    """`opaque`: bytes whose address is not known, taken as touched."""
+    committed = sum(length for _, length in ranges) + opaque
+    return Held(part, committed, resident_of(ranges) + opaque)
+
+
+def _range_of(tensor: Tensor) -> tuple[int, int]:
+    storage: Any = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
