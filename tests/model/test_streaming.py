@@ -24,6 +24,7 @@ from stepwell.base.errors import (  # noqa: E402
     WeightStoreError,
 )
 from stepwell.base.sampling import SamplingParams  # noqa: E402
+from stepwell.base.units import parse_bytes  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
 from stepwell.hardware.machine import read_machine  # noqa: E402
 from stepwell.model.streaming.files import ALIGNMENT, BlockFile  # noqa: E402
@@ -72,6 +73,21 @@ def store_of(cache_home: Path) -> Path:
     return path
 
 
+def change_tensor(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Save a checkpoint's tensor anew."""
+    from safetensors.torch import load_file, save_file
+
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    tensors[name] = change(tensors[name])
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def spread_of(weight: Any) -> Any:
+    """Powers of two over more than 16 exponents."""
+    return 2.0 ** -torch.randint(0, 40, weight.shape, generator=torch.Generator().manual_seed(1))
+
+
 def flip(path: Path, place: int) -> None:
     """Turn a bit over."""
     with path.open("r+b") as file:
@@ -110,14 +126,35 @@ def test_the_tokens_of_the_whole_model(
     assert stats.bytes_per_pass > 0
 
 
-def test_bfloat16(checkpoint: Callable[..., Path], start) -> None:
-    """Packed layers are packed when the store is built; the second engine only opens it."""
-    folder = checkpoint("llama", **LARGER)
+@pytest.mark.parametrize(
+    ("budget", "coded"), [("2MiB", True), ("3MiB", True), ("4MiB", True), ("5500KiB", False)]
+)
+@pytest.mark.parametrize("model_type", ["llama", "phi3"])
+def test_bfloat16(
+    checkpoint: Callable[..., Path], start, model_type: str, budget: str, coded: bool
+) -> None:
+    """Packed when the store is built, in 12 bits where most of it streams; the second engine only
+    opens it. Layers are fused, or run one by one."""
+    folder = checkpoint(model_type, **(FUSED | {"num_hidden_layers": 12}))
     whole = start(folder, "0", model__dtype="bfloat16")
     for _ in range(2):
-        streamed = start(folder, "2MiB", model__dtype="bfloat16")
+        streamed = start(folder, budget, model__dtype="bfloat16")
         assert decision(streamed, "kernels.linear").value == decision(whole, "kernels.linear").value
+        assert (decision(streamed, "weights.coding") is not None) == coded
+        assert streamed.built.info.weight_bytes <= parse_bytes(budget)
         assert tokens(streamed) == tokens(whole)
+    assert streamed.stats.streaming.bytes_per_pass > 0
+
+
+def test_weights_that_do_not_pack_stay_as_they_are(checkpoint: Callable[..., Path], start) -> None:
+    """Numbers of every exponent in one matrix: in its place, among others that are packed."""
+    folder = checkpoint("llama", **(FUSED | {"num_hidden_layers": 12}))
+    change_tensor(folder, "model.layers.3.mlp.up_proj.weight", lambda w: w * spread_of(w))
+    whole = start(folder, "0", model__dtype="bfloat16")
+    streamed = start(folder, "2MiB", model__dtype="bfloat16")
+    head = [p for p in streamed.built.loaded.model.lm_head.slabs]
+    assert int(decision(streamed, "weights.coding").because.split()[0]) == 12 * 7 + len(head) - 1
+    assert tokens(streamed) == tokens(whole)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stepwell.base.config import AUTO, Config
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import WeightsBudgetTooSmall
@@ -78,7 +80,7 @@ def _choose_budget(
     speeds = Speeds(read=measure_read(folder), arithmetic=measure_arithmetic(resolved.dtype))
     split = split_memory(
         free,
-        _demand(needs, hf_config, resolved),
+        _demand(needs, hf_config, resolved, packs=config.model.weights == "checkpoint"),
         speeds,
         step_tokens=config.scheduler.max_step_tokens,
         max_model_len=resolved.max_model_len,
@@ -106,13 +108,14 @@ def _with_budget(config: Config, budget: str) -> Config:
     return replace(config, model=replace(config.model, weights_budget=budget))
 
 
-def _demand(needs: Needs, hf_config: Any, resolved: Resolved) -> Demand:
+def _demand(needs: Needs, hf_config: Any, resolved: Resolved, *, packs: bool) -> Demand:
     text, size = hf_config.get_text_config(), resolved.dtype.itemsize
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return Demand(
         weights=needs.weights,
         least=needs.least,
+        packs=packs and resolved.dtype == torch.bfloat16,
         parameters=needs.parameters,
         kv=2 * text.num_hidden_layers * heads * dim * size,
         row=_row_bytes(text, size),

@@ -5,7 +5,9 @@ A pass over streamed weights costs the same for one sequence as for many, until 
 takes longer than reading. So KV for more sequences is worth more than resident weights up to that
 point, and nothing beyond it:
 
-    tokens/s = n / max((weights - resident) / read speed, n * 2 * parameters / arithmetic speed)
+    tokens/s = n / max((stored - resident) / read speed, n * 2 * parameters / arithmetic speed)
+
+where the stored weights are three quarters of the weights if they are packed (`is_coded`).
 
 Pure arithmetic; `measure_arithmetic` measures what it needs.
 """
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
+from stepwell.model.streaming.plan import CODED_SHARE, is_coded
+
 _CONTEXT = 1024  # tokens that a sequence is planned with; the pool itself is not divided by it
 _SHARE = 0.9  # of free memory; the rest is for what is not planned
 MOST_SEQUENCES = 256
@@ -26,10 +30,12 @@ MOST_STEP_TOKENS = 4096
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """A model as the split sees it. `weights` and `least` in bytes: all of them, and what streaming
-    holds at least. `kv`: bytes a token. `row`: bytes of activations a token of a step."""
+    holds at least; `packs`: whether they may be stored in 12 bits a number. `kv`: bytes a token.
+    `row`: bytes of activations a token of a step."""
 
     weights: int
     least: int
+    packs: bool
     parameters: int
     kv: int
     row: int
@@ -66,7 +72,8 @@ def split_memory(
         weights = min(int(free * _SHARE) - kv - rows, demand.weights)
         if weights < demand.least:
             break
-        reading = (demand.weights - weights) / speeds.read
+        share = CODED_SHARE if demand.packs and is_coded(weights, demand.weights) else 1.0
+        reading = max(0.0, share * demand.weights - weights) / speeds.read
         seconds = max(reading, sequences * 2 * demand.parameters / speeds.arithmetic)
         found = Split(
             weights=weights, kv=kv, activations=rows, sequences=sequences, rate=sequences / seconds

@@ -87,7 +87,7 @@ def _write(
     packing: Packing,
     say: Say,
 ) -> None:
-    writer = StoreWriter(path, identity=identity)
+    writer = StoreWriter(path, identity=identity, coded=packing.coded)
     try:
         for number, unit in enumerate(skeleton.units):
             say(f"writing weights to stream: {number + 1} of {len(skeleton.units)}")

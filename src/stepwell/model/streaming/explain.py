@@ -21,19 +21,34 @@ def explain(
         _streaming(streamer, index),
         Decision("kernels.linear", " and ".join(formats) or "plain", packed),
     ]
+    decisions += _coding(index)
     if built:
         decisions.append(Decision("weights.store", "built", built))
     return tuple(decisions)
 
 
 def _split(streamer: Streamer, whole_bytes: int) -> str:
-    found = streamer.residency
+    found, landing = streamer.residency, streamer.landing_bytes
     return (
         f"{format_bytes(whole_bytes)} of weights: {format_bytes(found.resident)} of layers and "
         f"head stay, {SLOTS} slots of {format_bytes(found.slot)}, "
-        f"{format_bytes(streamer.nbytes - found.total)} of norms and buffers; "
+        f"{format_bytes(landing)} to unpack into, "
+        f"{format_bytes(streamer.nbytes - found.total - landing)} of norms and buffers; "
         "embedding rows come from disk as tokens name them"
     )
+
+
+def _coding(index: StoreIndex) -> list[Decision]:
+    coded = [row for unit in index.units for row in unit if row.coding is not None]
+    if not coded:
+        return []
+    share = sum(row.size for row in coded) / sum(row.nbytes for row in coded)
+    aside = sum(row.coding.aside for row in coded if row.coding is not None)
+    why = (
+        f"{len(coded)} matrices in {share:.1%} of their bytes, bit for bit: an exponent takes 4 "
+        f"bits; {aside} numbers whose exponent is rare are kept aside"
+    )
+    return [Decision("weights.coding", "12 bits", why)]
 
 
 def _streaming(streamer: Streamer, index: StoreIndex) -> Decision:

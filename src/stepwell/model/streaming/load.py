@@ -21,15 +21,23 @@ from stepwell.base.errors import (
     WeightStoreError,
 )
 from stepwell.base.units import format_bytes
+from stepwell.kernels.linear.quantize import WeightFormat
 from stepwell.model.attention import register_attention
 from stepwell.model.load import LoadedModel, describe_model, load_model
+from stepwell.model.streaming.arrival import landing_bytes
 from stepwell.model.streaming.build import Say, build_store, store_identity, store_path
 from stepwell.model.streaming.checkpoint import CheckpointTensors
 from stepwell.model.streaming.embedding import EmbeddingRows, gather_bytes
 from stepwell.model.streaming.explain import explain
-from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile
+from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile, aligned
 from stepwell.model.streaming.packing import Packing
-from stepwell.model.streaming.plan import choose_residents, least_bytes
+from stepwell.model.streaming.plan import (
+    CODED_SHARE,
+    SLOTS,
+    choose_residents,
+    is_coded,
+    least_bytes,
+)
 from stepwell.model.streaming.reader import PIECE
 from stepwell.model.streaming.skeleton import Origin, Skeleton, make_skeleton
 from stepwell.model.streaming.store import StoreIndex, read_index
@@ -68,6 +76,8 @@ def needs_of(hf_config: Any, *, dtype: torch.dtype) -> Needs:
     units = [[p.nbytes for p in unit.module.parameters()] for unit in skeleton.units]
     width = skeleton.embedding.embedding_dim
     least = int(_PADDING * least_bytes(units)) + gather_bytes(width * dtype.itemsize)
+    if dtype == torch.bfloat16:  # packed slots, and one layer unpacked
+        least = int(least * (CODED_SHARE + 1 / SLOTS))
     return Needs(skeleton.whole_bytes, least, skeleton.parameters)
 
 
@@ -112,8 +122,11 @@ def load_within_budget(
         return replace(
             loaded, decisions=(Decision("weights.streaming", "off", why), *loaded.decisions)
         )
+    packing = packing or Packing()
+    if packing.format is WeightFormat.BFLOAT16 and dtype == torch.bfloat16:
+        packing = replace(packing, coded=is_coded(budget, skeleton.whole_bytes))
     skeleton, opened = _open(
-        folder, hf_config, dtype=dtype, packing=packing or Packing(), budget=budget, say=say
+        folder, hf_config, dtype=dtype, packing=packing, budget=budget, say=say
     )
     _read_generation_config(skeleton.model, folder)
     loaded = describe_model(skeleton.model, folder, hf_config, parameters=skeleton.parameters)
@@ -202,9 +215,10 @@ def _start(
         rows = EmbeddingRows(skeleton.embedding, file, index.embedding)
         undo.callback(rows.close)
         fixed += rows.nbytes
-        residency = choose_residents(index.sizes, budget=budget - fixed)
+        landing = aligned(landing_bytes(index.units))
+        residency = choose_residents(index.sizes, budget=budget - fixed - landing)
         if residency is None:
-            raise _too_small(budget, fixed + least_bytes(index.sizes))
+            raise _too_small(budget, fixed + landing + least_bytes(index.sizes))
         streamer = Streamer(skeleton.units, file, index, residency, rows=rows, fixed=fixed)
         undo.callback(streamer.close)
         streamer.check_all()
@@ -216,7 +230,8 @@ def _too_small(budget: int, least: int) -> WeightsBudgetTooSmall:
     mib = -(-least // (1 << 20))
     return WeightsBudgetTooSmall(
         f"model.weights_budget is {format_bytes(budget)}, but streaming this model takes "
-        f"{mib} MiB: two layers, since one is computed while the next is read, and what stays.",
+        f"{mib} MiB: two layers, since one is computed while the next is read, one to unpack where "
+        "they are packed, and what stays.",
         hint=f"Set it to {mib}MiB or more.",
         param="model.weights_budget",
     )

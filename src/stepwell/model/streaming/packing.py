@@ -19,17 +19,19 @@ _LAYOUT = 1  # of packed weights: to be raised with every change of kernels/line
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How the weights of linear layers are kept. `exceptions`: by the layer's name in the model."""
+    """How the weights of linear layers are kept. `exceptions`: by the layer's name in the model;
+    `coded`: matrices in bfloat16 in 12 bits a number, without loss."""
 
     format: WeightFormat = WeightFormat.BFLOAT16
     exceptions: Mapping[str, WeightFormat] = field(default_factory=dict)
+    coded: bool = False
 
     @property
     def identity(self) -> str:
         """Differs where packed bytes do: the store holds them."""
         plain = registry.kernel_choice() == registry.REFERENCE
         named = sorted((name, str(kind)) for name, kind in self.exceptions.items())
-        return repr((_LAYOUT, "plain" if plain else "packed", str(self.format), named))
+        return repr((_LAYOUT, "plain" if plain else "packed", str(self.format), named, self.coded))
 
     def within(self, unit: str) -> dict[str, WeightFormat]:
         """The exceptions in a unit of that name, by their names in it; a slab of the output head

@@ -7,6 +7,9 @@ of each one, a prefix of its tensors may stay and only the rest is read. With an
 unit resident the slots of the double buffer shrink, too, which leaves more for residents; and every
 unit then gives the disk the same work, so that it never waits for the arithmetic of a resident run.
 
+Weights in bfloat16 can be kept in 12 bits a number, which cuts what is read by a quarter and costs
+unpacking all of them in each pass. Where most weights stay, that is the longer of the two.
+
 Pure arithmetic, no I/O.
 """
 
@@ -18,6 +21,16 @@ from dataclasses import dataclass
 SLOTS = 2
 """One is computed from while the other is filled. A third would smooth what two already hide, and
 its bytes save more reading as residents."""
+
+
+CODED_SHARE = 0.75
+"""Bytes of weights in 12 bits over those in 16. Also the budget, over the weights, below which they
+are kept so: above it all would stay, and unpacking takes about as long as reading a quarter."""
+
+
+def is_coded(budget: int, weights: int) -> bool:
+    """Whether bfloat16 weights of so many bytes are kept in 12 bits."""
+    return budget < CODED_SHARE * weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,37 +5,53 @@
     embedding    the input embedding's rows, row-major, where it is read by rows
     index        JSON: identity, units, and for each tensor its name, dtype, shape, place, checksum
 
-A unit is one contiguous read, and so is any suffix of its tensors. The file is built under another
-name and renamed when every byte is on the disk, so a killed build leaves nothing that is taken for
-a store. `identity` names the weights, precision and layout; another one means another file.
+Matrices in bfloat16 may be in 12 bits a number (`kernels/exponents`): blocks, positions, values,
+one after the other. A unit is one contiguous read, and so is any suffix of its tensors. The file is
+built under another name and renamed when every byte is on the disk, so a killed build leaves
+nothing that is taken for a store. `identity` names the weights, precision and layout; another one
+means another file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
 
 from stepwell.base.errors import WeightStoreDamaged
+from stepwell.kernels.exponents import BLOCK, pack
+from stepwell.kernels.exponents.base import U16
+from stepwell.kernels.linear.quantize import WeightFormat
 from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile, aligned
 from stepwell.model.streaming.packing import StoredLinear
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"STEPWELLSTREAMED"
 _HEADER = struct.Struct("<16sIQQQ")  # magic, version, index offset, index bytes, index checksum
 
 
 @dataclass(frozen=True, slots=True)
+class Coding:
+    """How numbers were packed: the exponent of code 0, and how many numbers are kept aside."""
+
+    low: int
+    aside: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor: `offset` in the file, `size` without padding, both in bytes."""
+    """One tensor: `offset` in the file, `size` there without padding, both in bytes. `coding`: None
+    where its bytes are as they are computed with."""
 
     name: str
     dtype: str
@@ -43,6 +59,12 @@ class StoredTensor:
     offset: int
     size: int
     checksum: int
+    coding: Coding | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it unpacked."""
+        return math.prod(self.shape) * self.torch_dtype.itemsize
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -75,9 +97,10 @@ class StoreWriter:
     """Builds a store beside its final place. Each unit is on the disk when its call returns, and
     its pages are dropped: memory never holds more of the file than one unit."""
 
-    def __init__(self, path: Path, *, identity: str) -> None:
-        """Raises OSError."""
+    def __init__(self, path: Path, *, identity: str, coded: bool) -> None:
+        """`coded`: matrices in bfloat16 are kept in 12 bits. Raises OSError."""
         self._path = path
+        self._coded = coded
         self._identity = identity
         self._partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         self._fd = os.open(self._partial, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -90,8 +113,10 @@ class StoreWriter:
         self, tensors: Iterable[tuple[str, Tensor]], linears: Iterable[StoredLinear]
     ) -> None:
         """The next unit. Raises OSError."""
-        self._units.append(tuple(self._add(name, tensor) for name, tensor in tensors))
-        self._linears.append(tuple(linears))
+        rows = tuple(linears)
+        panels = {f"{row.name}.panels" for row in rows if row.format == WeightFormat.BFLOAT16}
+        self._units.append(tuple(self._add_packed(n, t, panels=n in panels) for n, t in tensors))
+        self._linears.append(rows)
         self._flush()
 
     def add_embedding(self, weight: Tensor) -> None:
@@ -124,21 +149,41 @@ class StoreWriter:
             self._fd = -1
         self._partial.unlink(missing_ok=True)
 
+    def _add_packed(self, name: str, tensor: Tensor, *, panels: bool) -> StoredTensor:
+        """In 12 bits a number where that is wanted and takes less."""
+        matrix = panels or (tensor.dtype == torch.bfloat16 and tensor.dim() > 1)
+        if not (self._coded and matrix) or tensor.nbytes % (2 * BLOCK):
+            return self._add(name, tensor)
+        packed = pack(bits_of(tensor))
+        if packed is None:
+            return self._add(name, tensor)
+        parts: list[Any] = [packed.blocks, packed.positions, packed.values]
+        coding = Coding(packed.low, len(packed.positions))
+        return replace(self._write(name, tensor, [memoryview(p) for p in parts]), coding=coding)
+
     def _add(self, name: str, tensor: Tensor) -> StoredTensor:
         plain = tensor.detach().contiguous()
         view: Any = memoryview(plain.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        offset, written = self._end, 0
-        while written < len(view):
-            written += os.pwrite(self._fd, view[written:], offset + written)
-        self._end = offset + aligned(len(view))
+        return self._write(name, tensor, [view])
+
+    def _write(self, name: str, tensor: Tensor, parts: Sequence[memoryview]) -> StoredTensor:
+        offset, size, checksum = self._end, 0, xxhash.xxh3_64()
+        for part in parts:
+            view = part.cast("B")
+            checksum.update(view)
+            written = 0
+            while written < len(view):
+                written += os.pwrite(self._fd, view[written:], offset + size + written)
+            size += len(view)
+        self._end = offset + aligned(size)
         os.ftruncate(self._fd, self._end)
         return StoredTensor(
             name=name,
-            dtype=str(plain.dtype).removeprefix("torch."),
-            shape=tuple(plain.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=tuple(tensor.shape),
             offset=offset,
-            size=len(view),
-            checksum=xxhash.xxh3_64_intdigest(view),
+            size=size,
+            checksum=checksum.intdigest(),
         )
 
     def _flush(self) -> None:
@@ -178,7 +223,15 @@ def _parse(file: BlockFile, identity: str) -> StoreIndex:
 
 
 def _tensor(row: dict[str, Any]) -> StoredTensor:
-    return StoredTensor(**(row | {"shape": tuple(row["shape"])}))
+    coding = None if row["coding"] is None else Coding(**row["coding"])
+    return StoredTensor(**(row | {"shape": tuple(row["shape"]), "coding": coding}))
+
+
+def bits_of(tensor: Tensor) -> U16:
+    """The numbers of a contiguous tensor, or of the bytes of bfloat16, as uint16 [n]."""
+    flat = tensor.detach().contiguous().view(-1)
+    found: U16 = flat.view(torch.int16).numpy().view(np.uint16)
+    return found
 
 
 def _sync_folder(folder: Path) -> None:

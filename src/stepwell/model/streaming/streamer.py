@@ -1,9 +1,9 @@
 """Weights in motion: before a unit runs, its tensors are pointed at where its bytes are.
 
 Of each unit a prefix of tensors is resident, the rest arrives in a slot (`plan.py`, `reader.py`).
-`enter` waits for the slot and re-points `.data` of each streamed parameter and buffer, `leave`
-gives the slot back when the module has run; hooks on the unit's module call them where it is called
-as a module. So whatever the module computes with must take its addresses anew at each call.
+`enter` waits for the slot and makes the unit's tensors ready (`arrival.py`), `leave` gives the slot
+back when the unit has run; hooks on the unit's module call them where it is called as a module. So
+whatever the module computes with must take its addresses anew at each call.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch.utils.hooks import RemovableHandle
 
 from stepwell.base.errors import WeightStoreDamaged
 from stepwell.base.request import StreamStats
+from stepwell.model.streaming.arrival import Arrival, Landed, Pointed, landing_bytes, view_of
 from stepwell.model.streaming.embedding import EmbeddingRows
 from stepwell.model.streaming.files import Arena, BlockFile
 from stepwell.model.streaming.packing import set_up_empty
-from stepwell.model.streaming.plan import SLOTS, Residency
+from stepwell.model.streaming.plan import Residency
 from stepwell.model.streaming.reader import PIECE, ReadAhead, Stretch
 from stepwell.model.streaming.skeleton import Unit
 from stepwell.model.streaming.store import StoredTensor, StoreIndex
@@ -30,11 +31,11 @@ from stepwell.model.streaming.store import StoredTensor, StoreIndex
 
 @dataclass(frozen=True, slots=True)
 class _Moving:
-    """A unit that streams: its place in a pass, its tensors, and what they are in each slot."""
+    """A unit with something to do before it runs. `place`: of its read in a pass, None where it has
+    none."""
 
-    place: int
-    own: list[Tensor]
-    views: list[list[Tensor]]
+    place: int | None
+    arrival: Arrival
 
 
 class Streamer:
@@ -63,19 +64,32 @@ class Streamer:
         self.direct = file.direct
         self._residents: list[Arena] = []
         self._reader: ReadAhead | None = None
+        self._landing = Arena(landing_bytes(index.units))
+        kept = residency.kept
         tensors = []
         for unit, stored, linears in zip(units, index.units, index.linears, strict=True):
             set_up_empty(unit.module, linears)
             tensors.append(_adopt(unit.module, stored))
-        for stored, own, kept in zip(index.units, tensors, residency.kept, strict=True):
-            self._load_residents(stored[:kept], own[:kept])
-        moving = [i for i, kept in enumerate(residency.kept) if kept < len(index.units[i])]
+        arenas = [
+            self._load_residents(stored[:k], own[:k])
+            for stored, own, k in zip(index.units, tensors, kept, strict=True)
+        ]
+        moving = [i for i, k in enumerate(kept) if k < len(index.units[i])]
         if moving:
-            rests = [index.units[i][residency.kept[i] :] for i in moving]
+            rests = [index.units[i][kept[i] :] for i in moving]
             self._reader = ReadAhead(file, [_stretch(rest) for rest in rests])
-            for place, i in enumerate(moving):
-                own = tensors[i][residency.kept[i] :]
-                self._hook(units[i].module, place, own, rests[place])
+        slots = self._reader.slots if self._reader else []
+        for i, (unit, stored) in enumerate(zip(units, index.units, strict=True)):
+            place = moving.index(i) if i in moving else None
+            if any(row.coding for row in stored):
+                landed = Landed(
+                    tensors[i], stored, kept=kept[i], resident=arenas[i], slots=slots,
+                    landing=self._landing,
+                )  # fmt: skip
+                self._hook(unit.module, _Moving(place, landed))
+            elif place is not None:
+                pointed = Pointed(tensors[i][kept[i] :], stored[kept[i] :], slots)
+                self._hook(unit.module, _Moving(place, pointed))
         self._places = len(moving)
         self._base = self._now()
 
@@ -83,7 +97,13 @@ class Streamer:
     def nbytes(self) -> int:
         """Bytes of all weights in memory: residents, slots and what is fixed."""
         slots = sum(slot.size for slot in self._reader.slots) if self._reader else 0
-        return self._fixed + slots + sum(arena.size for arena in self._residents)
+        resident = sum(arena.size for arena in self._residents)
+        return self._fixed + self._landing.size + slots + resident
+
+    @property
+    def landing_bytes(self) -> int:
+        """Of them, what packed layers are unpacked into; 0 where none is packed."""
+        return self._landing.size
 
     def check_all(self) -> None:
         """Read everything that streams once, which verifies it and sets `speed`. Raises
@@ -135,9 +155,11 @@ class Streamer:
             checked_bytes=found.checked,
         )
 
-    def _load_residents(self, stored: Sequence[StoredTensor], own: Sequence[Tensor]) -> None:
+    def _load_residents(
+        self, stored: Sequence[StoredTensor], own: Sequence[Tensor]
+    ) -> Arena | None:
         if not stored:
-            return
+            return None
         stretch = _stretch(stored)
         arena = Arena(stretch.size)
         for start in range(0, stretch.size, PIECE):
@@ -145,27 +167,36 @@ class Streamer:
             self._file.read(arena.view[start:end], stretch.offset + start)
         stretch.check(arena)
         self._residents.append(arena)
-        _point(own, _views(stored, arena))
+        for tensor, row in zip(own, stored, strict=True):
+            if row.coding is None:
+                tensor.data = view_of(row, arena, row.offset - stretch.offset)
+        return arena
 
     def enter(self, layer: nn.Module) -> None:
-        """Wait for a unit's weights and point its tensors at them. Raises WeightStoreError."""
+        """Wait for a unit's weights and make its tensors ready. Raises WeightStoreError."""
         moving = self._moving.get(layer)
-        if moving is not None:
+        if moving is None:
+            return
+        slot = 0
+        if moving.place is not None:
             assert self._reader is not None
-            _point(moving.own, moving.views[self._reader.enter(moving.place)])
+            slot = self._reader.enter(moving.place)
+        moving.arrival.arrive(slot)
+        if not moving.arrival.holds_slot:
+            self._give_back(moving)
 
     def leave(self, layer: nn.Module) -> None:
-        """The unit entered last has been computed: what its tensors point at may change."""
-        if layer in self._moving:
+        """The unit entered last has been computed: its tensors may change."""
+        moving = self._moving.get(layer)
+        if moving is not None and moving.arrival.holds_slot:
+            self._give_back(moving)
+
+    def _give_back(self, moving: _Moving) -> None:
+        if moving.place is not None:
             assert self._reader is not None
             self._reader.leave()
 
-    def _hook(
-        self, module: nn.Module, place: int, own: list[Tensor], stored: Sequence[StoredTensor]
-    ) -> None:
-        assert self._reader is not None
-        moving = _Moving(place, own, [_views(stored, slot) for slot in self._reader.slots])
-        _point(own, moving.views[place % SLOTS])
+    def _hook(self, module: nn.Module, moving: _Moving) -> None:
         self._moving[module] = moving
         self._hooks.append(module.register_forward_pre_hook(lambda m, _args: self.enter(m)))
         self._hooks.append(module.register_forward_hook(lambda m, _args, _out: self.leave(m)))
@@ -184,17 +215,6 @@ def _stretch(stored: Sequence[StoredTensor]) -> Stretch:
                 )
 
     return Stretch(first.offset, last.offset + last.padded - first.offset, check)
-
-
-def _views(stored: Sequence[StoredTensor], arena: Arena) -> list[Tensor]:
-    """The tensors as they lie in an arena that was filled from the first one on."""
-    first = stored[0].offset
-    return [arena.tensor(s.offset - first, s.torch_dtype, s.shape) for s in stored]
-
-
-def _point(tensors: Sequence[Tensor], views: Sequence[Tensor]) -> None:
-    for tensor, view in zip(tensors, views, strict=True):
-        tensor.data = view
 
 
 def _adopt(module: nn.Module, stored: Sequence[StoredTensor]) -> list[Tensor]:
