@@ -7,6 +7,7 @@ from them: `memory.py`, `roofline.py`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -160,7 +161,12 @@ class ModelSpec:
     dtype_bytes: int = 2
     native: WeightPrecision = WeightPrecision.BF16
     stored_bytes: int | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    kinds: tuple[tuple[LayerSpec, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """`kinds`: each different layer, and how many of it there are."""
+        object.__setattr__(self, "kinds", tuple(Counter(self.layers).items()))
 
     @property
     def parameters(self) -> int:

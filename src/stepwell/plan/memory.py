@@ -64,9 +64,10 @@ def kv_bytes_per_token(
     """What one more token of a long sequence adds. Raises UnsupportedArchitecture as `kv_bytes`."""
     if rounding is Rounding.IDEAL:
         growing = (AttentionKind.FULL, AttentionKind.LATENT)
-        layers = (layer for layer in spec.layers if layer.kind in growing)
         return sum(
-            token_bytes(layer.rows, precision, dtype_bytes=spec.dtype_bytes) for layer in layers
+            count * token_bytes(layer.rows, precision, dtype_bytes=spec.dtype_bytes)
+            for layer, count in spec.kinds
+            if layer.kind in growing
         )
     first, last = 1 << 20, 1 << 21  # beyond every window, and whole blocks
     added = kv_bytes(spec, last, precision, rounding) - kv_bytes(spec, first, precision, rounding)
@@ -76,8 +77,8 @@ def kv_bytes_per_token(
 def fixed_bytes(spec: ModelSpec, precision: KVPrecision = KVPrecision.MODEL) -> int:
     """What a long sequence takes beside that: full windows, and states."""
     windows = sum(
-        layer.window * token_bytes(layer.rows, precision, dtype_bytes=spec.dtype_bytes)
-        for layer in spec.layers
+        count * layer.window * token_bytes(layer.rows, precision, dtype_bytes=spec.dtype_bytes)
+        for layer, count in spec.kinds
         if layer.kind in (AttentionKind.SLIDING, AttentionKind.CHUNKED)
     )
     return windows + states(spec)
@@ -85,7 +86,8 @@ def fixed_bytes(spec: ModelSpec, precision: KVPrecision = KVPrecision.MODEL) -> 
 
 def states(spec: ModelSpec) -> int:
     """Bytes of a sequence's states, whatever its length."""
-    return sum(state_bytes(layer, dtype_bytes=spec.dtype_bytes) for layer in spec.layers)
+    size = spec.dtype_bytes
+    return sum(count * state_bytes(layer, dtype_bytes=size) for layer, count in spec.kinds)
 
 
 def kv_bytes(

@@ -31,14 +31,14 @@ _FORMATS = frozenset(
 
 def refusal(spec: ModelSpec, precision: KVPrecision) -> str | None:
     """Why the engine cannot keep this model's KV so, or None (model/architectures.py)."""
-    if any(layer.state is not None for layer in spec.layers):
+    if any(layer.state is not None for layer, _ in spec.kinds):
         return "layers with a state (Mamba, linear attention) are not served"
-    if any(layer.kind is AttentionKind.CHUNKED for layer in spec.layers):
+    if any(layer.kind is AttentionKind.CHUNKED for layer, _ in spec.kinds):
         return "chunked attention is not served"
     if precision is KVPrecision.FP8:
         return "its pool has int8 and int4, not fp8"
     step = {KVPrecision.INT8: 16, KVPrecision.INT4: 32}.get(precision, 1)
-    odd = [d for layer in spec.layers for _, d in layer.expanded_rows if d % step]
+    odd = [d for layer, _ in spec.kinds for _, d in layer.expanded_rows if d % step]
     return f"head dimension {odd[0]} is not a multiple of {step}" if odd else None
 
 
@@ -53,7 +53,9 @@ def block_bytes(
     spec: ModelSpec, precision: KVPrecision, *, block_tokens: int = BLOCK_TOKENS
 ) -> int:
     """Of one block of the pool."""
-    return sum(_layer_block(spec, layer, precision, block_tokens) for layer in spec.layers)
+    return sum(
+        count * _layer_block(spec, layer, precision, block_tokens) for layer, count in spec.kinds
+    )
 
 
 def _layer_block(

@@ -63,11 +63,11 @@ def kv_bytes(
 
 def _buckets(spec: ModelSpec) -> list[Bucket]:
     found: dict[tuple[LayerSpec, bool], int] = {}
-    for layer in spec.layers:
+    for layer, count in spec.kinds:
         if layer.kind is not AttentionKind.NONE:
-            found[layer, False] = found.get((layer, False), 0) + 1
+            found[layer, False] = count
         if layer.state is not None:
-            found[layer, True] = found.get((layer, True), 0) + 1
+            found[layer, True] = count
     return [Bucket(layer, count, is_state) for (layer, is_state), count in found.items()]
 
 
