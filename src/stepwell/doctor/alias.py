@@ -239,10 +239,18 @@ def prefixes(page: Page) -> list[str]:
 
 
 def first_present(sources: Iterable[Source], page: Page) -> Source | None:
-    """The source to read: the first whose name is there, else one that says what absence means."""
+    """The source to read: the first with samples, else the first whose name is there (its labels
+    appear with the first event), else one that says what absence means."""
     candidates = list(sources)
     for source in candidates:
-        if source.name in page or f"{source.name}_bucket" in page:
+        rows = page.find(source.name, source.where)
+        rows = rows or page.find(f"{source.name}_bucket", source.where)
+        if any(
+            labels.get(source.label, "None") != "None" or not source.label for labels, _ in rows
+        ):
+            return source
+    for source in candidates:
+        if source.name in page:
             return source
     return next((s for s in candidates if s.absent is not None), None)
 

@@ -97,7 +97,8 @@ class Page:
 
 
 def read_page(text: str) -> Page:
-    """The page of a text. Comments are skipped, lines that cannot be read are counted."""
+    """The page of a text. Comments are skipped, lines that cannot be read are counted. Of several
+    ranks that serve one replica together and report the same, the first is read."""
     samples: dict[str, list[tuple[Labels, float]]] = {}
     broken = 0
     for line in text.splitlines():
@@ -106,6 +107,8 @@ def read_page(text: str) -> Page:
             continue
         try:
             for name, labels, value in _samples(line):
+                if not _is_first_rank(labels):
+                    continue
                 samples.setdefault(name.removesuffix("_total"), []).append((labels, value))
         except (ValueError, IndexError, KeyError):
             broken += 1
@@ -117,6 +120,10 @@ def _samples(line: str) -> Iterator[tuple[str, Labels, float]]:
     for family in text_string_to_metric_families(line):
         for sample in family.samples:
             yield sample.name, sample.labels, float(sample.value)
+
+
+def _is_first_rank(labels: Labels) -> bool:
+    return labels.get("tp_rank", "0") == "0" and labels.get("pp_rank", "0") == "0"
 
 
 def _matches(labels: Labels, where: Labels) -> bool:
