@@ -147,6 +147,9 @@ class FakeEngine:
     def abort(self, request_id):
         self._aborts.put(request_id)
 
+    def account(self):
+        return None
+
     def stats(self):
         with self._lock:
             used = sum(

@@ -132,10 +132,13 @@ def _serve(
 
     import_transformers()
     from stepwell.engine.loop import build_engine_loop
+    from stepwell.hardware.account import proportional_bytes
 
     engine = build_engine_loop(config, progress=note)
     if explain:
-        print_decisions(engine.decisions, as_json=as_json)
+        account = engine.account()
+        lines = account.decisions(proportional=proportional_bytes()) if account else ()
+        print_decisions([*engine.decisions, *lines], as_json=as_json)
     run_server(
         engine,
         config=config,

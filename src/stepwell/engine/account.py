@@ -19,102 +19,18 @@ of the cache, what libraries cache, fragments. It is the only number here that n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from stepwell.base.decisions import Decision
-from stepwell.base.units import format_bytes
-from stepwell.hardware.account import (
-    growth,
-    proportional_bytes,
-    read_process_memory,
-    resident_of,
-)
+from stepwell.base.account import Held, MemoryAccount, Part
+from stepwell.hardware.account import growth, read_process_memory, resident_of
 from stepwell.kernels.linear import PackedLinear
 
 if TYPE_CHECKING:
     from stepwell.engine.build import BuiltEngine
 
 Ranges = list[tuple[int, int]]
-
-
-class Part(StrEnum):
-    """What memory is held for; the labels of /metrics."""
-
-    EMBEDDING = "weights_embedding"
-    LAYERS = "weights_layers"
-    HEAD = "weights_head"
-    OTHER = "weights_other"
-    POOL = "kv_pool"
-    WORKSPACE = "workspace"
-    HOST_TIER = "host_tier"
-    PACKED = "packed"
-    TOKENIZER = "tokenizer"
-    KERNELS = "kernels"
-    INTERPRETER = "interpreter"
-    LIBRARIES = "libraries"
-    KEPT = "malloc_kept"
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One line. `committed`: bytes allocated; `resident`: bytes of them in memory."""
-
-    part: Part
-    committed: int
-    resident: int
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryAccount:
-    """The process at one moment. `system`: what the operating system calls resident (RSS)."""
-
-    held: tuple[Held, ...]
-    system: int
-
-    @property
-    def resident(self) -> int:
-        """The sum of all lines."""
-        return sum(line.resident for line in self.held)
-
-    @property
-    def unaccounted(self) -> int:
-        """Resident bytes that no line explains; below zero where lines claim too much."""
-        return self.system - self.resident
-
-    @property
-    def unaccounted_share(self) -> float:
-        """Of what the system says."""
-        return self.unaccounted / self.system
-
-    def of(self, part: Part) -> int:
-        """Resident bytes of a part; 0 where it has no line."""
-        return sum(line.resident for line in self.held if line.part is part)
-
-    def decisions(self) -> tuple[Decision, ...]:
-        """For `--explain`: one line for each part, and the sum."""
-        lines = [
-            Decision(f"memory.{line.part}", line.resident, _explain(line))
-            for line in self.held
-            if line.committed or line.resident
-        ]
-        why = (
-            f"{format_bytes(self.resident)} in the lines above, {format_bytes(self.system)} "
-            f"resident for the operating system: {self.unaccounted_share:+.1%} unaccounted"
-        )
-        shared = proportional_bytes()
-        if shared is not None:
-            why += f"; {format_bytes(shared)} with shared pages divided among processes"
-        return (*lines, Decision("memory.unaccounted", self.unaccounted, why))
-
-
-def _explain(line: Held) -> str:
-    if line.committed == line.resident:
-        return format_bytes(line.resident)
-    return f"{format_bytes(line.resident)} in memory of {format_bytes(line.committed)} allocated"
 
 
 class StartBook:
@@ -129,10 +45,10 @@ class StartBook:
         """(part, bytes) of what has no addresses of its own; nothing where it cannot be told."""
         if self._base is None:
             return
-        added = {part: size - self._earlier.get(part, 0) for part, size in growth().items()}
-        yield Part.INTERPRETER, self._base + added.pop("imports", 0)
-        for part, size in added.items():
-            yield Part(part), size
+        now, earlier = growth(), self._earlier
+        yield Part.INTERPRETER, self._base + now.get("imports", 0) - earlier.get("imports", 0)
+        for part in (Part.TOKENIZER, Part.KERNELS):
+            yield part, now.get(part, 0) - earlier.get(part, 0)
 
 
 def take_account(built: BuiltEngine, book: StartBook) -> MemoryAccount | None:
@@ -197,7 +113,7 @@ def _buffers(built: BuiltEngine) -> list[Held]:
     arena = None if built.open_tiers is None else built.open_tiers.arena()
     if arena is not None:
         lines.append(_held(Part.HOST_TIER, [arena]))
-    packed = engine.stats().memory.packed
+    packed = engine.packed_bytes()
     return [*lines, Held(Part.PACKED, packed, packed)]
 
 

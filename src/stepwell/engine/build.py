@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from stepwell import kernels
+from stepwell.base.account import MemoryAccount
 from stepwell.base.config import Config
 from stepwell.base.decisions import Decision
 from stepwell.base.request import GenerationRequest
@@ -22,7 +23,7 @@ from stepwell.base.sampling import SamplingParams
 from stepwell.base.units import format_bytes
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
-from stepwell.engine.account import MemoryAccount, StartBook, take_account
+from stepwell.engine.account import StartBook, take_account
 from stepwell.engine.build_rolling import make_rolling
 from stepwell.engine.build_streaming import load_for
 from stepwell.engine.build_tiers import (

@@ -234,7 +234,7 @@ class Engine:
                 cached=pool.num_cached * block,
                 waste=self._cache.unused_slots() * block // self._cache.block_size,
                 workspace=self._runner.nbytes,
-                packed=sum(s.packed.nbytes for s in scheduler.running if s.packed is not None),
+                packed=self.packed_bytes(),
             ),
             waste_ratio_mean=counters.waste_sum / max(1, counters.waste_samples),
             kv_tokens=pool.num_blocks * size,
@@ -252,6 +252,11 @@ class Engine:
     def workspace(self) -> list[Tensor]:
         """Buffers of a step, rows between kernels."""
         return self._runner.buffers
+
+    def packed_bytes(self) -> int:
+        """Of coded fronts of rolling sequences; any thread may ask."""
+        running = list(self._scheduler.running)
+        return sum(s.packed.nbytes for s in running if s.packed is not None)
 
     def clear_cache(self) -> int:
         """Evict every cached block; returns how many."""

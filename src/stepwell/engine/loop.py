@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.base.account import MemoryAccount
 from stepwell.base.config import Config
 from stepwell.base.errors import EngineStopped
 from stepwell.base.request import Delta, EngineStats, GenerationRequest
@@ -101,6 +102,10 @@ class EngineLoop:
     def stats(self) -> EngineStats:
         """Counters and gauges between two steps."""
         return self._ask(self._engine.stats)
+
+    def account(self) -> MemoryAccount | None:
+        """Who holds this process's memory now; asks nothing of the engine thread."""
+        return self._built.account()
 
     def clear_cache(self) -> int:
         """Evict every cached block; returns how many."""

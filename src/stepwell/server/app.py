@@ -174,7 +174,8 @@ class App:
 
     async def _metrics(self, exchange: Exchange, caller: Caller) -> None:
         stats, age = await self.engine.stats()
-        page = self.metrics.render(stats, stats_age=age)
+        account = await self.engine.account()
+        page = self.metrics.render(stats, stats_age=age, account=account)
         headers = ((b"content-type", CONTENT_TYPE.encode()),)
         await exchange.reply(page, status=200, content_headers=headers)
 

@@ -16,10 +16,12 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from stepwell.base.account import MemoryAccount
 from stepwell.base.errors import ConfigError, EngineError, EngineStopped
 from stepwell.base.request import Delta, EngineStats, FinishReason, GenerationRequest
 from stepwell.server.metrics import Metrics
@@ -38,6 +40,9 @@ _LONGEST_HOLD = 0.05
 
 _STATS_SECONDS = 2.0
 """How long the metrics page waits for the engine before it shows its last numbers."""
+
+_ACCOUNT_SECONDS = 5.0
+"""How old the account of memory on the metrics page may be."""
 
 
 def hold_seconds(streams: int) -> float:
@@ -119,6 +124,8 @@ class AsyncEngine:
         self._held: dict[Mailbox, None] = {}
         self._release: asyncio.TimerHandle | None = None
         self._asked: Future[EngineStats] | None = None
+        self._account: MemoryAccount | None = None
+        self._account_at = -math.inf
         self._stats = EngineStats()
         self._stats_at = time.monotonic()
         self._released = 0.0
@@ -190,6 +197,13 @@ class AsyncEngine:
             return self._stats, time.monotonic() - self._stats_at
         self._stats_at = time.monotonic()
         return self._stats, 0.0
+
+    async def account(self) -> MemoryAccount | None:
+        """Who holds the process's memory, some seconds ago at most: counting takes milliseconds."""
+        if time.monotonic() - self._account_at > _ACCOUNT_SECONDS:
+            self._account_at = time.monotonic()
+            self._account = await asyncio.to_thread(self.engine.account)
+        return self._account
 
     async def stop(self, *, grace: float) -> None:
         """Refuse new requests, wait up to `grace` seconds for running ones, abort the rest."""

@@ -20,8 +20,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from stepwell.base.account import MemoryAccount
 from stepwell.base.request import Delta, EngineStats, GenerationRequest, Timings
 from stepwell.server.health_metrics import PromptPieces, health_metrics
+from stepwell.server.memory_metrics import memory_metrics
 from stepwell.server.stream_metrics import stream_metrics
 from stepwell.server.tier_metrics import TierPage
 
@@ -145,10 +147,16 @@ class Metrics:
         """Seconds since the last token of the choice that waits longest for its next one."""
         return now - min(self._last_token.values(), default=now)
 
-    def render(self, stats: EngineStats, *, stats_age: float = 0.0) -> bytes:
+    def render(
+        self,
+        stats: EngineStats,
+        *,
+        stats_age: float = 0.0,
+        account: MemoryAccount | None = None,
+    ) -> bytes:
         """The page in Prometheus' text format. `stats_age`: seconds since the engine gave them."""
         registry = CollectorRegistry()
-        registry.register(_Page(self, stats, stats_age))
+        registry.register(_Page(self, stats, stats_age, account))
         return generate_latest(registry) + generate_latest(self._process)
 
     def _finished(self, delta: Delta) -> None:
@@ -185,8 +193,15 @@ class Metrics:
 class _Page(Collector):
     """One scrape: the engine's numbers of a moment beside the server's own."""
 
-    def __init__(self, metrics: Metrics, stats: EngineStats, stats_age: float) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        stats: EngineStats,
+        stats_age: float,
+        account: MemoryAccount | None,
+    ) -> None:
         self._metrics = metrics
+        self._account = account
         self._stats = stats
         self._stats_age = stats_age
         self._labels = {"model_name": metrics.model_name, "engine": "0"}
@@ -198,6 +213,7 @@ class _Page(Collector):
         yield from self._bytes()
         yield from TierPage(self._stats, self._labels).collect()
         yield from stream_metrics(self._stats.streaming, self._labels)
+        yield from memory_metrics(self._account, self._labels)
         silence = self._metrics.silence(time.monotonic())
         yield from health_metrics(
             self._stats, self._metrics.prompt_pieces, self._labels,

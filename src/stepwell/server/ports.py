@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from stepwell.base.account import MemoryAccount
 from stepwell.base.decisions import Decision
 from stepwell.base.request import Delta, EngineStats, GenerationRequest
 
@@ -64,6 +65,10 @@ class EngineLike(Protocol):
 
     def stats(self) -> EngineStats:
         """Counters and gauges at this moment."""
+
+    def account(self) -> MemoryAccount | None:
+        """Who holds this process's memory now, without waiting for a step; None where the system
+        cannot tell."""
 
     def stop(self, *, grace: float) -> None:
         """Refuse new requests, let running ones finish for `grace` seconds, abort the rest."""
