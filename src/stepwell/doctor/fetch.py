@@ -99,6 +99,12 @@ class Server:
             return ModelCard(name, name, _count(info, "max_total_tokens"))
         return ModelCard()
 
+    def debug_memory(self) -> Mapping[str, Any] | None:
+        """Live tensors and large containers, from /debug/memory; None where there is no such
+        page (Stepwell has one with `server.debug`)."""
+        found = self._json("/debug/memory")
+        return found if isinstance(found, dict) else None
+
     def watch(
         self, *, seconds: float, every: float, on_look: Callable[[float], None] | None = None
     ) -> Window:
