@@ -136,6 +136,9 @@ class ServerConfig:
     tokens_per_minute: int = _setting(0, "prompt and output tokens per tenant; 0: no limit")
     request_timeout: float = _setting(600.0, "seconds until a request is aborted")
     shutdown_grace: float = _setting(30.0, "seconds for running requests when stopping")
+    debug: bool = _setting(
+        False, "serve /debug/memory for `stepwell doctor leaks`; each look holds the server up"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@
 | POST /invocations | SageMaker: either body, told by its fields |
 | GET /health, /ping | 200 while requests are taken, else 503; never needs a key |
 | GET /metrics | Prometheus text |
+| GET /debug/memory | live tensors and large containers; only with `server.debug` |
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from stepwell.base.errors import (
     UnknownModel,
 )
 from stepwell.base.units import parse_bytes
+from stepwell.doctor.leaks.audit import audit
 from stepwell.server.async_engine import AsyncEngine
 from stepwell.server.auth import ANYONE, Caller, KeyRing, check_host_header, is_loopback
 from stepwell.server.errors import (
@@ -100,6 +102,8 @@ class App:
             "/v1/completions": {"POST": partial(self._generate, kind=Kind.COMPLETION)},
             "/invocations": {"POST": partial(self._generate, kind=None)},
         }
+        if settings.debug:
+            self._routes["/debug/memory"] = {"GET": self._debug_memory}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -178,6 +182,11 @@ class App:
         page = self.metrics.render(stats, stats_age=age, account=account)
         headers = ((b"content-type", CONTENT_TYPE.encode()),)
         await exchange.reply(page, status=200, content_headers=headers)
+
+    async def _debug_memory(self, exchange: Exchange, caller: Caller) -> None:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._preparers, audit)
+        await exchange.reply_json(found.as_dict())
 
     async def _models(self, exchange: Exchange, caller: Caller) -> None:
         await exchange.reply_json({"object": "list", "data": [self._card()]})

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType, ModuleType
 from typing import Any
 
 LARGE = 1000
@@ -123,13 +124,13 @@ def audit(*, owners: bool = True) -> Audit:
     large += _untracked(objects)
     del objects  # it refers to everything, and would be every container's owner
     large.sort(key=len, reverse=True)
+    large = large[:_MOST_LISTED]
+    named = _owners(large, skip={id(large), id(tensors)}) if owners else {}
     found = {
         id(item): Container(
-            kind=type(item).__name__,
-            items=len(item),
-            owner=_owner(item, skip={id(large)}) if owners else "",
+            kind=type(item).__name__, items=len(item), owner=named.get(id(item), "")
         )
-        for item in large[:_MOST_LISTED]
+        for item in large
     }
     return Audit(
         objects=count,
@@ -182,45 +183,69 @@ def _bytes(tensor: Any) -> int:
         return 0
 
 
-def _owner(item: Any, *, skip: set[int], depth: int = 0) -> str:
-    """`module.name` or `Class.attribute` of what refers to it; empty where nothing tells."""
-    for referrer in gc.get_referrers(item):
-        if id(referrer) in skip or type(referrer).__name__ in ("frame", "list_iterator"):
-            continue
-        if isinstance(referrer, dict):
-            named = _name_in(referrer, item)
-            module = referrer.get("__name__")
-            if named and isinstance(module, str):
-                return f"{module}.{named}"
-            if named and depth < _DEEPEST:
-                outer = _owner(referrer, skip=skip | {id(item)}, depth=depth + 1)
-                return outer.removesuffix(".__dict__") + f".{named}" if outer else f"[{named!r}]"
-        elif not isinstance(referrer, list | tuple | set | deque):
-            attribute = _attribute_of(referrer, item)
-            if attribute:
-                return f"{type(referrer).__name__}.{attribute}"
-    return ""
+def _owners(items: list[Any], *, skip: set[int]) -> dict[int, str]:
+    """`module.name` or `Class.attribute` of what refers to each item, by its id. One walk of the
+    collector a level for all of them; what is held in another way has no entry."""
+    owners: dict[int, str] = {}
+    level = {id(item): [(id(item), "")] for item in items}
+    held: list[Any] = items
+    for _ in range(_DEEPEST):
+        if not held:
+            break
+        referrers = gc.get_referrers(*held)
+        skip = skip | {id(referrers), id(held)}
+        above: dict[int, list[tuple[int, str]]] = {}
+        for referrer in referrers:
+            if id(referrer) not in skip:
+                _note_owners(referrer, level, owners, above)
+        held = [dictionary for dictionary in referrers if id(dictionary) in above]
+        level = above
+        del referrers
+    return owners
 
 
-def _name_in(names: dict[Any, Any], item: Any) -> str:
-    for key, value in list(names.items()):
-        if value is item and isinstance(key, str):
-            return key
-    return ""
+def _note_owners(
+    referrer: Any,
+    level: dict[int, list[tuple[int, str]]],
+    owners: dict[int, str],
+    above: dict[int, list[tuple[int, str]]],
+) -> None:
+    """What one referrer says: an owner's name, or, of a plain dictionary, a path to go on with."""
+    if isinstance(referrer, dict):
+        found = _paths(referrer, level)
+        module = referrer.get("__name__")
+        if isinstance(module, str):
+            owners.update((root, module + path) for root, path in found)
+        elif found:
+            above[id(referrer)] = [pair for pair in found if pair[0] not in owners]
+    elif not isinstance(referrer, list | tuple | set | deque | FrameType | ModuleType):
+        cls = type(referrer).__name__
+        names = getattr(referrer, "__dict__", None)
+        if isinstance(names, dict):
+            found = level.get(id(names)) or _paths(names, level)
+            owners.update((root, cls + path) for root, path in found)
+        owners.update((root, cls + path) for root, path in _slots(referrer, level))
 
 
-def _attribute_of(owner: Any, item: Any) -> str:
-    """The attribute of an object that is `item`; its `__dict__` counts as one."""
-    names = getattr(owner, "__dict__", None)
-    if names is item:
-        return "__dict__"
-    if isinstance(names, dict) and (found := _name_in(names, item)):
-        return found
+def _paths(names: dict[Any, Any], level: dict[int, list[tuple[int, str]]]) -> list[tuple[int, str]]:
+    if len(names) > _CHUNK:
+        return []
+    return [
+        (root, f".{key}{path}")
+        for key, value in list(names.items())
+        if isinstance(key, str)
+        for root, path in level.get(id(value), ())
+    ]
+
+
+def _slots(owner: Any, level: dict[int, list[tuple[int, str]]]) -> list[tuple[int, str]]:
+    found = []
     for cls in type(owner).__mro__:
-        for slot in getattr(cls, "__slots__", ()):
+        slots = cls.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
             try:
-                if getattr(owner, slot, None) is item:
-                    return str(slot)
-            except (RuntimeError, ReferenceError):
+                value = getattr(owner, slot, None)
+            except Exception:  # a descriptor of the program under watch may raise anything
                 continue
-    return ""
+            found += [(root, f".{slot}{path}") for root, path in level.get(id(value), ())]
+    return found
