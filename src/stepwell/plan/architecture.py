@@ -145,9 +145,9 @@ class WeightPart:
 class ModelSpec:
     """A model. `dtype_bytes`: of a number it computes with. `max_positions`: tokens. `tied`: head
     and embedding are one matrix, held once and counted as the embedding. `stored_bytes`: of the
-    checkpoint's tensors where their header was read. `native`: how the linear weights of the
-    published checkpoint are stored. `notes`: what the reader must know, such as parts not
-    counted."""
+    checkpoint's tensors where their header was read. `path`: what a server is told to load.
+    `native`: how the published checkpoint stores the linear weights. `notes`: what the reader must
+    know, such as parts not counted."""
 
     name: str
     model_type: str
@@ -158,6 +158,7 @@ class ModelSpec:
     weights: tuple[WeightPart, ...]
     tied: bool
     source: str
+    path: str = ""
     dtype_bytes: int = 2
     native: WeightPrecision = WeightPrecision.BF16
     stored_bytes: int | None = None

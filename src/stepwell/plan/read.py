@@ -28,7 +28,8 @@ def read_model(source: str) -> ModelSpec:
         return _read_path(path)
     if known is not None:
         spec = spec_of(known.config, name=known.name, source=known.source)
-        return dataclasses.replace(spec, notes=(*known.notes, *spec.notes))
+        place = known.aliases[0] if known.aliases else known.name
+        return dataclasses.replace(spec, path=place, notes=(*known.notes, *spec.notes))
     message, hint = unknown_name("model", source, catalogue.names())
     raise CheckpointNotFound(message, hint=f"{hint} Or a folder or config.json.", param="model")
 
@@ -54,6 +55,7 @@ def spec_of(config: Mapping[str, Any], *, name: str, source: str) -> ModelSpec:
         weights=weights,
         tied=fields.flag("tie_word_embeddings", True),
         source=source,
+        path=name,
         dtype_bytes=dtype_bytes,
         native=_native(config),
         notes=notes,
@@ -78,7 +80,7 @@ def _with_header(folder: Path, weights: Path) -> ModelSpec:
             param="model",
         )
     spec = spec_of(_load(config), name=folder.resolve().name, source=str(config))
-    return headers.attach(spec, weights)
+    return headers.attach(dataclasses.replace(spec, path=str(folder)), weights)
 
 
 def _load(path: Path) -> Mapping[str, Any]:
