@@ -9,7 +9,7 @@ as price lists of GPU clouds showed them in `PRICES_OF`: an assumption to be rep
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepwell.base.errors import ConfigError, unknown_name
 
@@ -40,6 +40,10 @@ class Device:
     def ridge(self) -> float:
         """FLOP per byte at which arithmetic takes as long as reading, in 16 bits."""
         return self.flops["bf16"] / self.bandwidth
+
+    def at_price(self, dollars: float) -> Device:
+        """The same at another price an hour."""
+        return replace(self, price_per_hour=dollars)
 
 
 _PCIE3, _PCIE4, _PCIE5 = 12e9, 25e9, 50e9  # usable bytes/s of 16 lanes, one way

@@ -63,6 +63,7 @@ class EngineSettings:
     max_sequences: int = 64
     block_tokens: int = stepwell_rounding.BLOCK_TOKENS
     serves: bool = False
+    has_tokenizer: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ def engine_memory(spec: ModelSpec, settings: EngineSettings) -> EngineMemory:
         "workspace": _workspace(spec, settings),
         "host_tier": settings.host_tier,
         "steps": _steps(spec, settings),
-        "tokenizer": _TOKENIZER + _TOKENIZER_ENTRY * spec.vocab_size,
+        "tokenizer": settings.has_tokenizer * (_TOKENIZER + _TOKENIZER_ENTRY * spec.vocab_size),
         "kernels": _KERNELS,
         "interpreter": _INTERPRETER + (_SERVER if settings.serves else 0),
         "libraries": _LIBRARIES,

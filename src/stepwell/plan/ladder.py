@@ -23,10 +23,10 @@ from stepwell.plan.workload import Workload, format_tokens
 
 
 def climb(
-    chosen: Setup, workload: Workload, *, kv: KVPrecision | None, tiers: Tiers
+    chosen: Setup, workload: Workload, *, kv: KVPrecision | None
 ) -> tuple[Setup, tuple[Step, ...]]:
-    """From the naive deployment of the chosen devices to what is recommended. `chosen`: weights
-    and devices are decided."""
+    """From the naive deployment of the chosen devices to what is recommended. `chosen`: weights,
+    devices and the tiers that are there are decided; `kv`: fixed by the user."""
     first = weight_choices(chosen.spec, chosen.device, chosen.engine)[0]
     naive = replace(
         chosen, weights=first, kv=KVPrecision.MODEL, is_paged=False, reuses=False, tiers=Tiers()
@@ -37,7 +37,7 @@ def climb(
     ladder.reuse()
     ladder.weights(chosen)
     ladder.kv(kv)
-    ladder.tiers(tiers)
+    ladder.tiers(chosen.tiers)
     ladder.codec()
     ladder.batch()
     ladder.groups()

@@ -19,20 +19,24 @@ from stepwell.plan.ladder import climb
 from stepwell.plan.levers import WEIGHT_PENALTY, device_counts, weight_choices
 from stepwell.plan.roofline import Efficiency
 from stepwell.plan.serving import Served, at_efficiency
-from stepwell.plan.setup import NO_TIERS, Engine, Setup, Tiers, choose_engine
+from stepwell.plan.setup import Engine, Setup, Tiers, choose_engine, usual_tiers
 from stepwell.plan.steps import Score, Step, best_of
 from stepwell.plan.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What the user fixed. `devices` 0, `weights` and `kv` None, `engine` None: to be chosen."""
+    """What the user fixed; 0 and None: to be chosen."""
 
     devices: int = 0
     weights: WeightPrecision | None = None
     kv: KVPrecision | None = None
     engine: Engine | None = None
-    tiers: Tiers = NO_TIERS
+    tiers: Tiers | None = None
+
+    def tiers_of(self, device: Device, count: int) -> Tiers:
+        """Below one group of `count` devices."""
+        return self.tiers or usual_tiers(device, count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +61,13 @@ def recommend(
     spec: ModelSpec, device: Device, workload: Workload, wishes: Wishes
 ) -> Recommendation:
     """Raises nothing for what does not fit: the verdict says so."""
-    engine, why = choose_engine(spec, device, devices=wishes.devices)
+    engine, why = choose_engine(spec, device)
     if wishes.engine is not None:
         engine, why = wishes.engine, "as asked"
     chosen = _choose(spec, device, workload, wishes, engine)
     if chosen is None:
         return _does_not_fit(spec, device, workload, wishes, engine, why)
-    setup, steps = climb(chosen, workload, kv=wishes.kv, tiers=wishes.tiers)
+    setup, steps = climb(chosen, workload, kv=wishes.kv)
     open_ended = replace(setup, most_sequences=0)
     found = best_of(open_ended, workload)
     assert found is not None, "what was chosen holds one sequence"
@@ -105,17 +109,19 @@ def price_of(setup: Setup, users: float, workload: Workload) -> float:
 def _choose(
     spec: ModelSpec, device: Device, workload: Workload, wishes: Wishes, engine: Engine
 ) -> Setup | None:
-    """Weights' precision and devices side by side, the other levers pulled."""
+    """Weights' precision and devices side by side, the other levers pulled: what costs least for
+    the users asked for; the fewest devices that meet the objectives where none were."""
     choices = (
         (wishes.weights,) if wishes.weights else weight_choices(spec, device, engine)
     )  # fmt: skip
-    best: tuple[float, float, Setup] | None = None
+    best: tuple[tuple[float, ...], Setup] | None = None
     for weights in choices:
         penalty = 1.0 if weights == choices[0] else WEIGHT_PENALTY.get(weights, 1.0)
         for count in device_counts(spec, wishes.devices):
             setup = Setup(
                 spec=spec, device=device, engine=engine, devices=count, weights=weights,
-                kv=wishes.kv or KVPrecision.MODEL, tiers=wishes.tiers,
+                kv=wishes.kv or KVPrecision.MODEL,
+                tiers=wishes.tiers_of(device, count),
             )  # fmt: skip
             if setup.free < setup.session_bytes(workload.context + workload.output):
                 continue
@@ -123,9 +129,11 @@ def _choose(
             within, free = (
                 price_of(setup, users, workload) * penalty for users in (score.within, score.free)
             )
-            if best is None or (within, free) < best[:2]:
-                best = (within, free, setup)
-    return best[2] if best else None
+            devices = 0 if workload.users or wishes.devices else count
+            key = (0.0 if score.within else 1.0, float(devices), within, free)
+            if best is None or key < best[0]:
+                best = (key, setup)
+    return best[1] if best else None
 
 
 def _does_not_fit(
@@ -135,7 +143,8 @@ def _does_not_fit(
     count = device_counts(spec, wishes.devices)[-1]
     setup = Setup(
         spec=spec, device=device, engine=engine, devices=count, weights=least,
-        kv=wishes.kv or KVPrecision.MODEL, tiers=wishes.tiers,
+        kv=wishes.kv or KVPrecision.MODEL,
+                tiers=wishes.tiers_of(device, count),
     )  # fmt: skip
     need = setup.weight_bytes + setup.session_bytes(workload.context + workload.output)
     have = setup.free + setup.weight_bytes

@@ -43,6 +43,17 @@ class Tiers:
 
 
 NO_TIERS = Tiers()
+# Rented machines usually have twice their accelerators' memory. An assumption.
+_HOST_PER_DEVICE = 2
+_USUAL_DISK = 32 << 30  # our own tiers.disk_capacity
+
+
+def usual_tiers(device: Device, devices: int) -> Tiers:
+    """What is assumed below a group of devices. Where the device is this machine, its memory is
+    the host's, and a host tier would only take from the pool."""
+    if device.name == THIS_MACHINE:
+        return Tiers(disk=_USUAL_DISK)
+    return Tiers(host=_HOST_PER_DEVICE * device.memory_bytes * devices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +117,7 @@ class Setup:
         return max(1, int(held * CODEC_SHARE[self.codec]))
 
 
-def choose_engine(spec: ModelSpec, device: Device, *, devices: int) -> tuple[Engine, str]:
+def choose_engine(spec: ModelSpec, device: Device) -> tuple[Engine, str]:
     """Our engine on a CPU that it serves this model on, vLLM elsewhere; and why."""
     if device.name != THIS_MACHINE:
         return Engine.VLLM, "our engine's kernels are made for CPUs: on accelerators vLLM serves"

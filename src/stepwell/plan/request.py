@@ -1,0 +1,68 @@
+"""What `stepwell plan` is asked: the model, the hardware, the load. Checks what can be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stepwell.base.errors import ConfigError
+from stepwell.hardware.devices import Device
+from stepwell.plan.architecture import KVPrecision, ModelSpec, WeightPrecision
+from stepwell.plan.recommend import Wishes
+from stepwell.plan.setup import Setup, choose_engine
+from stepwell.plan.workload import DEFAULT_CONTEXT, PRESETS, Workload, make_workload, parse_slo
+
+_GROWTH = 4  # a sequence may become so many times as long as it usually is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """`context` 0: DEFAULT_CONTEXT, or what the model allows."""
+
+    spec: ModelSpec
+    device: Device
+    wishes: Wishes = field(default_factory=Wishes)
+    workload_name: str = "chat"
+    context: int = 0
+    users: int = 0
+    slo: str = ""
+
+    def workload(self) -> Workload:
+        """Checked against the model. Raises ConfigError."""
+        most = self.spec.max_positions
+        context = self.context or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
+        if most and context > most:
+            raise ConfigError(
+                f"a context of {context:,} tokens is longer than the {most:,} positions of "
+                f"{self.spec.name}.",
+                hint=f"Use --context {most}, or less.",
+                param="context",
+            )
+        longest = min(_GROWTH * context, most) if most else _GROWTH * context
+        found = make_workload(
+            self.workload_name, context=context, longest=longest, users=self.users
+        )
+        slo = parse_slo(self.slo, PRESETS[self.workload_name].slo)
+        return Workload(
+            name=found.name,
+            prompt=found.prompt,
+            output=found.output,
+            think=found.think,
+            context=found.context,
+            longest=found.longest,
+            slo=slo,
+            users=found.users,
+        )
+
+    def as_given(self) -> Setup:
+        """The hardware with the precisions asked for, or the checkpoint's own."""
+        count = self.wishes.devices or 1
+        engine, _ = choose_engine(self.spec, self.device)
+        return Setup(
+            spec=self.spec,
+            device=self.device,
+            engine=self.wishes.engine or engine,
+            devices=count,
+            weights=self.wishes.weights or self.spec.native or WeightPrecision.BF16,
+            kv=self.wishes.kv or KVPrecision.MODEL,
+            tiers=self.wishes.tiers_of(self.device, count),
+        )
