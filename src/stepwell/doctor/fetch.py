@@ -99,6 +99,10 @@ class Server:
             return ModelCard(name, name, _count(info, "max_total_tokens"))
         return ModelCard()
 
+    def json(self, path: str) -> Any:
+        """What a path answers as JSON; None where it does not."""
+        return self._json(path)
+
     def debug_memory(self) -> Mapping[str, Any] | None:
         """Live tensors and large containers, from /debug/memory; None where there is no such
         page (Stepwell has one with `server.debug`)."""

@@ -20,6 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from stepwell import __version__
 from stepwell.base.account import MemoryAccount
 from stepwell.base.request import Delta, EngineStats, GenerationRequest, Timings
 from stepwell.server.health_metrics import PromptPieces, health_metrics
@@ -286,6 +287,9 @@ class _Page(Collector):
         )
         for name, text, value in rows:
             yield self._gauge(f"stepwell_{name}", text, value)
+        build = GaugeMetricFamily("stepwell_build_info", "Version.", labels=["version"])
+        build.add_metric([__version__], 1.0)
+        yield build
         steps = CounterMetricFamily("stepwell_steps", "Forward passes.", labels=list(self._labels))
         steps.add_metric(list(self._labels.values()), stats.steps)
         yield steps

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,13 +70,7 @@ def descendants(pid: int) -> list[int]:
 
 def listener(port: int) -> int | None:
     """The process of this machine that listens on a TCP port; None: none, or not to be seen."""
-    sockets = {
-        fields[9]
-        for name in ("tcp", "tcp6")
-        for fields in _rows(PROC / "net" / name)
-        if len(fields) > 9 and fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
-    }
-    wanted = {f"socket:[{inode}]" for inode in sockets}
+    wanted = {f"socket:[{fields[9]}]" for fields in _listening(port)}
     if not wanted:
         return None
     for folder in PROC.iterdir():
@@ -86,6 +82,29 @@ def listener(port: int) -> int | None:
         except OSError:
             continue
     return None
+
+
+def listening_addresses(port: int) -> tuple[str, ...]:
+    """Addresses of this machine that a TCP port listens on; empty: none, or not Linux."""
+    found = {_address(fields[1].rpartition(":")[0]) for fields in _listening(port)}
+    return tuple(sorted(found))
+
+
+def _listening(port: int) -> list[list[str]]:
+    return [
+        fields
+        for name in ("tcp", "tcp6")
+        for fields in _rows(PROC / "net" / name)
+        if len(fields) > 9 and fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
+    ]
+
+
+def _address(text: str) -> str:
+    """From hexadecimal words in this machine's byte order, as the kernel prints them."""
+    words = [bytes.fromhex(text[i : i + 8]) for i in range(0, len(text), 8)]
+    if sys.byteorder == "little":
+        words = [word[::-1] for word in words]
+    return str(ipaddress.ip_address(b"".join(words)))
 
 
 def _sample(pid: int) -> ProcessSample | None:
