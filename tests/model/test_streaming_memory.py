@@ -29,9 +29,13 @@ CODE = """
 import json, sys
 from stepwell.base.sampling import SamplingParams
 from stepwell.engine.llm import LLM
-folder, budget = sys.argv[1:]
+folder, budget, weights = sys.argv[1:]
 llm = LLM(
-    folder, cache__pool="4MiB", model__dtype="bfloat16", model__weights_budget=budget
+    folder,
+    cache__pool="4MiB",
+    model__dtype="bfloat16",
+    model__weights_budget=budget,
+    model__weights=weights,
 )
 prompts = [[5, 6, 7, 8] * 10, [300, 4, 300]]
 choices = llm.generate(prompts, SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True))
@@ -41,13 +45,15 @@ llm.close()
 """
 
 
-def run(folder: Path, budget: int, limit: int) -> tuple[list[Any] | None, int, MemoryLimit, str]:
+def run(
+    folder: Path, budget: int, limit: int, weights: str
+) -> tuple[list[Any] | None, int, MemoryLimit, str]:
     """Tokens (None where it was killed), and the most memory: of the group, or private."""
     with MemoryLimit.make(limit) as held:
         if held.folder is None and limit == MANY:
             held = MemoryLimit(1 << 36, Enforcement.RLIMIT, None)
         child = subprocess.run(
-            held.command([sys.executable, "-c", CODE, str(folder), str(budget)]),
+            held.command([sys.executable, "-c", CODE, str(folder), str(budget), weights]),
             capture_output=True, text=True, check=False, timeout=400,
         )  # fmt: skip
         peak = held.peak()
@@ -59,9 +65,11 @@ def run(folder: Path, budget: int, limit: int) -> tuple[list[Any] | None, int, M
 
 @pytest.mark.slow  # a process near its limit may take minutes to be killed
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("weights", ["checkpoint", "int8"])
 def test_a_third_of_its_size_is_enough(
-    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
+    """Also for building the store, which packs and quantizes under the same limit."""
     kept = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(Path(kept) / "stepwell" / "numba"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -69,13 +77,13 @@ def test_a_third_of_its_size_is_enough(
     # float32, so that the whole model is memory of its own and not the mapped checkpoint.
     large, tiny = checkpoint("olmo2", **LARGE), checkpoint("olmo2")
     whole = sum(path.stat().st_size for path in large.glob("*.safetensors")) // 2
-    expected, _, _, why = run(large, 0, MANY)
+    expected, _, _, why = run(large, 0, MANY, weights)
     assert expected is not None, why
-    _, base, _, _ = run(tiny, 0, MANY)
+    _, base, _, _ = run(tiny, 0, MANY, weights)
     limit = base + whole // 3 + MARGIN
-    found, peak, held, why = run(large, whole // 3, limit)
+    found, peak, held, why = run(large, whole // 3, limit, weights)
     assert found is not None, f"{held.how.value}: {why}"
     assert found == expected
     assert peak <= limit
     assert held.folder is not None or not can_limit_by_cgroup()
-    assert run(large, 0, limit)[0] is None, "the limit does not bind"
+    assert run(large, 0, limit, weights)[0] is None, "the limit does not bind"

@@ -54,8 +54,13 @@ class StreamedWorker:
         results = self._engine.generate(prompts, sampling)
         seconds = time.perf_counter() - start
         stats = streamer.stats()
+        prompts_read = max(c.timings.first_token or 0.0 for c in results if c.timings is not None)
+        decoding = max(c.timings.finished for c in results if c.timings is not None) - prompts_read
+        passes = max_tokens - 1  # after all prompts have been computed
         return {
             "seconds": seconds,
+            "decode_seconds": decoding,
+            "decode_bytes_per_second": passes * streamer.residency.streamed / decoding,
             "tokens": [choice.token_ids for choice in results],
             "passes": stats.passes,
             "read_bytes": stats.read_bytes,

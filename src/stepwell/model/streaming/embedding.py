@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
-from stepwell.base.errors import WeightStoreError
+from stepwell.base.errors import WeightStoreDamaged, WeightStoreError
 from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile, aligned
+from stepwell.model.streaming.reader import PIECE
 from stepwell.model.streaming.store import StoredTensor
 
 _READERS = 8
@@ -47,6 +49,17 @@ class EmbeddingRows:
     def nbytes(self) -> int:
         """Bytes of the buffer."""
         return self._buffer.size
+
+    def check(self) -> None:
+        """Compare the whole table with its checksum. Raises WeightStoreDamaged, OSError."""
+        stored, piece = self._stored, Arena(min(PIECE, self._stored.padded))
+        checksum = xxhash.xxh3_64()
+        for start in range(0, stored.size, piece.size):
+            part = piece.view[: min(piece.size, stored.padded - start)]
+            self._file.read(part, stored.offset + start)
+            checksum.update(part[: stored.size - start])
+        if checksum.intdigest() != stored.checksum:
+            raise WeightStoreDamaged(f"{stored.name} does not have its checksum.")
 
     def _before(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         unique, places = torch.unique(args[0], return_inverse=True)

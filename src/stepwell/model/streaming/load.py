@@ -51,7 +51,7 @@ _PROBE_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A store whose every streamed byte has been read and checked once. `built`: why the store was
+    """A store whose every byte has been read and checked once. `built`: why the store was
     built, empty where it was there."""
 
     streamer: Streamer
@@ -214,6 +214,7 @@ def _start(
         index = read_index(file, identity=identity)
         rows = EmbeddingRows(skeleton.embedding, file, index.embedding)
         undo.callback(rows.close)
+        rows.check()
         fixed += rows.nbytes
         landing = aligned(landing_bytes(index.units))
         residency = choose_residents(index.sizes, budget=budget - fixed - landing)
