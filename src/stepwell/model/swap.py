@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from stepwell.base.decisions import Decision
+from stepwell.hardware.account import grown
 from stepwell.kernels import registry
 from stepwell.kernels.linear import WeightFormat, pack_linears
 from stepwell.model.attention import LayerShape
@@ -70,6 +71,11 @@ def swap_streamed(
 
 def swap_norms(model: nn.Module) -> Decision:
     """Replace RMS norms of the known kind, in place."""
+    with grown("kernels"):  # which imports numba
+        return _swap_norms(model)
+
+
+def _swap_norms(model: nn.Module) -> Decision:
     name = "kernels.norm"
     if registry.kernel_choice() == registry.REFERENCE:
         return Decision(name, "plain", f"{registry.VARIABLE}=reference")
