@@ -168,8 +168,9 @@ def test_sick_tiers():
 
 def test_a_tier_that_was_never_hit():
     idle = {"host": {**HOST, "loaded_bytes": 0.0}}
-    assert found(tiers=idle)["tier_never_hit"].severity is Severity.LOW
-    assert found(tiers=idle, last={Q.RESTORED_TOKENS: 4_000.0}) == {}
+    assert found(tiers=idle, uptime=9_000.0)["tier_never_hit"].severity is Severity.LOW
+    assert found(tiers=idle, uptime=60.0) == {}, "nobody can have returned yet"
+    assert found(tiers=idle, uptime=9_000.0, last={Q.RESTORED_TOKENS: 4_000.0}) == {}
 
 
 def test_an_engine_that_stands_still():

@@ -58,6 +58,7 @@ def case(
     tiers: Mapping[str, Mapping[str, float]] | None = None,
     before: Mapping[str, Mapping[str, float]] | None = None,
     card: ModelCard | None = None,
+    uptime: float | None = None,
     readings: int = 6,
     every: float = 2.0,
     missed: int = 0,
@@ -74,5 +75,5 @@ def case(
             values[quantity] = start + share * (end - start)
         found = {q: histogram(mean, share * count) for q, (mean, count) in (spent or {}).items()}
         at_hand = (before if number == 0 and before is not None else tiers) or {}
-        made.append(Reading(number * every, engine, values, found, at_hand))
+        made.append(Reading(number * every, engine, values, found, at_hand, uptime=uptime))
     return Case(make_window(made, missed=missed), card or ModelCard())

@@ -9,14 +9,18 @@ A block is always in exactly one of three states:
 Room is made from free blocks first, then from the least recently used cached ones. Blocks of a
 sequence are released last block first, so that a suffix is evicted before its prefix.
 
-The keys of evicted blocks are remembered for a while (as many as there are blocks), to count what
-returns after it was evicted: the price of a pool that is too small.
+The keys of evicted blocks are remembered for a while (four times as many as there are blocks, some
+100 bytes each), to count what returns after it was evicted: the price of a pool that is too small.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+
+
+_REMEMBERED_PER_BLOCK = 4
+_MOST_REMEMBERED = 1 << 20
 
 
 class BlockPool:
@@ -29,7 +33,8 @@ class BlockPool:
         self._references = [0] * num_blocks
         self._keys: list[bytes | None] = [None] * num_blocks
         self._index: dict[bytes, int] = {}
-        self._evicted: OrderedDict[bytes, None] = OrderedDict()
+        self._evicted: OrderedDict[int, None] = OrderedDict()
+        self._max_evicted = min(_REMEMBERED_PER_BLOCK * num_blocks, _MOST_REMEMBERED)
         self.evictions = 0
         self.returns = 0
 
@@ -98,7 +103,7 @@ class BlockPool:
     def count_returns(self, keys: Iterable[bytes]) -> None:
         """Blocks of these keys are filled again: count those that had been evicted."""
         if self._evicted:
-            self.returns += sum(key in self._evicted for key in keys)
+            self.returns += sum(_short(key) in self._evicted for key in keys)
 
     def clear_cached(self) -> int:
         """Evict all cached blocks; returns how many."""
@@ -135,6 +140,11 @@ class BlockPool:
         self._keys[block] = None
         self._free.append(block)
         self.evictions += 1
-        self._evicted[key] = None
-        if len(self._evicted) > self.num_blocks:
+        self._evicted[_short(key)] = None
+        if len(self._evicted) > self._max_evicted:
             self._evicted.popitem(last=False)
+
+
+def _short(key: bytes) -> int:
+    """Enough of a key to count by."""
+    return int.from_bytes(key[:8], "little")

@@ -117,7 +117,7 @@ class Server:
         page = self.page()
         engine = self.engine(page)
         start = time.monotonic()
-        readings = [read(page, engine, at=start)]
+        readings = [read(page, engine, at=start, wall=time.time())]
         missed = 0
         for due in _moments(seconds, every):
             time.sleep(max(0.0, start + due - time.monotonic()))
@@ -138,7 +138,7 @@ class Server:
 
     def _look(self, engine: Engine) -> Reading:
         page = self.page()
-        return read(page, engine, at=time.monotonic())
+        return read(page, engine, at=time.monotonic(), wall=time.time())
 
     def _get(self, url: str) -> httpx.Response:
         try:

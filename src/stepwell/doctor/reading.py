@@ -19,7 +19,8 @@ _LMCACHE_TIERS = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`at`: seconds on the monotonic clock. `tiers`: measures of each lower tier, by name (bytes
+    """`at`: seconds on the monotonic clock. `uptime`: seconds since the process started, None where
+    it does not tell. `tiers`: measures of each lower tier, by name (bytes
     `used` and `capacity`, `healthy`, `loaded_bytes`, `stored_bytes`, `failures`, `chunks`,
     `load_seconds` ...), as far as reported."""
 
@@ -29,10 +30,11 @@ class Reading:
     histograms: Mapping[Quantity, Histogram] = field(default_factory=dict)
     tiers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     broken_lines: int = 0
+    uptime: float | None = None
 
 
-def read(page: Page, engine: Engine, *, at: float) -> Reading:
-    """Every quantity that is on the page."""
+def read(page: Page, engine: Engine, *, at: float, wall: float | None = None) -> Reading:
+    """Every quantity that is on the page. `wall`: seconds of the epoch, where it was read now."""
     values: dict[Quantity, float] = {}
     histograms: dict[Quantity, Histogram] = {}
     for quantity, sources in aliases(engine, page).items():
@@ -47,7 +49,9 @@ def read(page: Page, engine: Engine, *, at: float) -> Reading:
             value = _value(page, source, worst=quantity.kind is Kind.WORST)
             if value is not None:
                 values[quantity] = value
-    return Reading(at, engine, values, histograms, _tiers(page), page.broken)
+    started = values.get(Quantity.START_TIME)
+    uptime = wall - started if wall is not None and started is not None else None
+    return Reading(at, engine, values, histograms, _tiers(page), page.broken, uptime)
 
 
 def _value(page: Page, source: Source, *, worst: bool) -> float | None:

@@ -143,6 +143,8 @@ def recomputed_context(case: Case) -> Finding | None:
     share = _returned_share(case)
     if share < bounds.returned_share or (not case.has_tiers and idle_sessions(case) is not None):
         return None
+    if case.has_tiers and not _mostly_computed(case):
+        return None
     again = (window.gained(Q.RETURNED_TOKENS) or 0.0) - (window.gained(Q.RESTORED_TOKENS) or 0.0)
     preempted = window.gained(Q.PREEMPTIONS) or 0.0
     cause = "the tiers below had it no more, or loading it was expected to take longer"
@@ -174,6 +176,14 @@ def _returned_share(case: Case) -> float:
     if returned < case.bounds.returned_tokens or looked_up <= 0:
         return 0.0
     return min(1.0, returned / looked_up)
+
+
+def _mostly_computed(case: Case) -> bool:
+    """Whether the tiers brought back too little of what returned. The tail of a prompt beyond its
+    last whole chunk is never there, so some is always computed."""
+    returned = case.window.gained(Q.RETURNED_TOKENS) or 0.0
+    restored = case.window.gained(Q.RESTORED_TOKENS) or 0.0
+    return returned - restored >= case.bounds.not_restored * returned
 
 
 def _idle_share(case: Case) -> float | None:

@@ -72,6 +72,9 @@ def tier_never_hit(case: Case) -> Finding | None:
     chunks = sum(tier.get("chunks", 0.0) for tier in tiers.values())
     loaded = sum(tier.get("loaded_bytes", 0.0) for tier in tiers.values())
     requests = window.last(Q.FINISHED) or 0.0
+    uptime = window.readings[-1].uptime
+    if uptime is None or uptime < bounds.never_hit_seconds:
+        return None
     if chunks < bounds.never_hit_chunks or requests < bounds.never_hit_requests:
         return None
     if loaded or window.last(Q.RESTORED_TOKENS) or window.last(Q.RETURNED_TOKENS):

@@ -35,6 +35,9 @@ class Thresholds:
     returned_share: float = _bound(
         0.1, "share of the prompt tokens that were evicted before and computed again"
     )
+    not_restored: float = _bound(
+        0.5, "of what returned: tiers that bring back less of it are too small or too slow"
+    )
     returned_tokens: float = _bound(1000, "such tokens in the window")
     idle_hit_rate: float = _bound(
         0.5, "hit rate below which evicted idle context may be missed (engines that do not count "
@@ -54,6 +57,7 @@ class Thresholds:
         0.1, "seconds lost by loads in the window, more than other loads saved"
     )
     never_hit_requests: float = _bound(100, "requests after which a tier without a hit is idle")
+    never_hit_seconds: float = _bound(1800, "of uptime after which it is")
     never_hit_chunks: float = _bound(32, "chunks that such a tier holds")
     silence_seconds: float = _bound(5, "without a token, and")
     silence_intervals: float = _bound(50, "mean times between tokens, and")
