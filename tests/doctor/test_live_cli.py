@@ -189,6 +189,12 @@ def test_explain_prints_every_threshold():
     assert "pool_full" in doctor("--explain").output
 
 
+def test_a_misspelt_verb_is_no_address():
+    done = doctor("chekclist")
+    assert done.exit_code == 2
+    assert "checklist" in done.output
+
+
 def test_help_shows_the_verbs():
     done = doctor("--help")
     assert done.exit_code == 0

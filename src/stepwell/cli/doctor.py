@@ -33,14 +33,16 @@ class DoctorGroup(TyperGroup):
         return command
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """With `live` put before a URL, before options, and where nothing is given."""
-        if not args or (args[0] not in VERBS and args[0] not in _HELP):
+        """With `live` put before an address, before options, and where nothing is given. A bare
+        word is a verb, if only a misspelt one: an address has a dot, a colon or a slash."""
+        first = args[0] if args else ""
+        if not first or _is_address(first) or (first.startswith("-") and first not in _HELP):
             args = [LIVE, *args]
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As typer does, with the verb known for its suggestions."""
-        self.commands = {verb: self.get_command(ctx, verb) for verb in args[:1] if verb in VERBS}
+        self.commands = {verb: self.get_command(ctx, verb) for verb in self.list_commands(ctx)}
         return super().resolve_command(ctx, args)
 
 
@@ -54,6 +56,10 @@ def doctor() -> None:
 
     Example: [bold]stepwell doctor http://127.0.0.1:8000[/bold]
     """
+
+
+def _is_address(word: str) -> bool:
+    return word == "localhost" or (word[0] != "-" and any(mark in word for mark in ".:/"))
 
 
 def _module(verb: str) -> str:

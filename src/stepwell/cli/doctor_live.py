@@ -44,7 +44,10 @@ def live(
         typer.Option(help="Folder, config.json or name of the model; default: as it says."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="What it runs on, such as h100: for the roofline.")
+        str | None,
+        typer.Option(
+            help="What it runs on, such as h100, or cpu for this machine: for the roofline."
+        ),
     ] = None,
     timeout: Annotated[str, typer.Option(help="Longest wait for a page.")] = "5s",
     watch: Annotated[bool, typer.Option("--watch", help="Go on, window by window.")] = False,
@@ -140,9 +143,10 @@ def _model(given: str | None, served: str) -> ModelSpec | None:
 def _device(name: str | None) -> Device | None:
     if name is None:
         return None
-    from stepwell.hardware.devices import device
+    from stepwell.hardware.devices import THIS_MACHINE, canonical_name, device
+    from stepwell.plan.local import this_machine
 
-    return device(name)
+    return this_machine(say=note) if canonical_name(name) == THIS_MACHINE else device(name)
 
 
 def _headers(given: list[str] | None, api_key: str | None) -> dict[str, str]:
