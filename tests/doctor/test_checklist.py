@@ -282,6 +282,15 @@ def test_bench_results(results: tuple[BenchFile, ...] | None, expected: Status) 
     assert status("restore_benchmarked", results=results) is expected
 
 
+def test_results_of_another_model_say_nothing(server: Running) -> None:
+    files = (BenchFile("a.json", {**result(3, ttft_speedup_host=9.0).content, "model": "qwen"}),)
+    assert status("restore_benchmarked", live=looked(server), results=files) is Status.UNKNOWN
+    live = dataclasses.replace(looked(server), card=ModelCard("qwen2.5-0.5b", "", 1))
+    assert status("restore_benchmarked", live=live, results=files) is Status.PASS
+    other = recorded("vllm_v1_idle.txt", card=ModelCard("qwen", "", 1))
+    assert status("restore_benchmarked", live=other, results=files) is Status.UNKNOWN
+
+
 def test_result_files_are_read_and_others_left(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"ttft_speedup_host": 3}')
     (tmp_path / "b.json").write_text("[]")

@@ -105,6 +105,15 @@ def test_growth_of_pools_and_files_is_not_called_a_leak() -> None:
     assert not report.findings and report.verdict is Verdict.UNDECIDED
 
 
+def test_books_of_a_pool_that_fills_are_no_leak_yet() -> None:
+    grows = [(float(n), 1e9 + n * MIB) for n in range(100)]
+    still = [(float(n), 1e9) for n in range(100)]
+    for pool, verdict in ((grows, Verdict.UNDECIDED), (still, Verdict.GROWS)):
+        series = {"own memory": grows, "stepwell_kv_cached_bytes": pool}
+        report = make_report(Observed(series, 99, 100, False), target="x", memory_left=None)
+        assert report.verdict is report.trends["own memory"].verdict is verdict
+
+
 def test_a_finding_says_how_long_memory_lasts() -> None:
     points = [(float(n), 1e9 + n * MIB) for n in range(100)]
     counted = [(float(n), 10.0 * n) for n in range(100)]

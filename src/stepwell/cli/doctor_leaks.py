@@ -144,8 +144,11 @@ def _started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def _print(report: LeakReport) -> None:
     from stepwell.doctor.leaks.report import can_leak, shown
 
-    rows = []
+    rows, still = [], 0
     for name, trend in report.trends.items():
+        if trend.first == trend.last and trend.verdict.value != "grows":
+            still += 1
+            continue
         unknown = "unknown"
         bounds = [
             unknown if abs(bound) == float("inf") else shown(name, bound * 60)
@@ -157,6 +160,7 @@ def _print(report: LeakReport) -> None:
                      trend.because))  # fmt: skip
     columns = ("", "first", "last", "a minute", "99 % interval", "verdict", "because")
     print_table(f"{report.target}, {report.seconds:.0f} s, {report.looks} looks", columns, rows)
+    print(f"{still} series ended where they began and are not shown.")
     if report.ended:
         print("It ended before the time was over.")
     if report.finished == 0:

@@ -11,12 +11,15 @@ from stepwell.doctor.checklist.evidence import BenchFile, Evidence, Live, capaci
 from stepwell.doctor.checklist.item import Item, Rule, either, first_known
 from stepwell.doctor.quantity import Quantity as Q
 
-LENGTHS_SPAN = 8.0
+LENGTHS_SPAN = 4.0
+_APART = 1.5
+"""Lengths nearer to each other than this count as one."""
+
 MOST_DAYS = 90
 
 KV_PROFILED = Rule(
     "kv_profiled", "KV profiled at several contexts",
-    "Passes where the pool's size is reported and prompts of three lengths, the longest eight "
+    "Passes where the pool's size is reported and prompts of three lengths, the longest four "
     "times the shortest, were served (buckets of the prompt histogram) or probed.",
 )  # fmt: skip
 TIERS = Rule(
@@ -57,8 +60,9 @@ def _kv_profiled(evidence: Evidence) -> Item:
     lengths = _served_lengths(live)
     source = "served"
     if evidence.probe is not None:
-        lengths = sorted({*lengths, *(float(p.prompt_tokens) for p in evidence.probe.pairs)})
+        lengths += [float(pair.prompt_tokens) for pair in evidence.probe.pairs]
         source = "served or probed"
+    lengths = _distinct(lengths)
     if pool is None:
         return KV_PROFILED.unknown(f"{live.engine.value} does not report the size of its KV pool",
                                    "Compute it: stepwell plan MODEL --device NAME.")  # fmt: skip
@@ -73,6 +77,14 @@ def _kv_profiled(evidence: Evidence) -> Item:
         f"pool of {size}; {told} {source} so far: too few lengths to tell",
         "Let it serve (or --probe) short and long prompts.", lengths=len(lengths),
     )  # fmt: skip
+
+
+def _distinct(lengths: list[float]) -> list[float]:
+    kept: list[float] = []
+    for length in sorted(lengths):
+        if not kept or length >= _APART * kept[-1]:
+            kept.append(length)
+    return kept
 
 
 def _served_lengths(live: Live) -> list[float]:
@@ -155,6 +167,13 @@ def _benchmarked(evidence: Evidence) -> Item:
             "no folder of results was given", "stepwell bench hierarchy, then --results FOLDER."
         )
     files = [(file, _days(file)) for file in results if _speedups(file)]
+    models = sorted({str(file.content.get("model")) for file, _ in files})
+    files = [pair for pair in files if _is_of(pair[0], evidence.live)]
+    if models and not files:
+        return BENCHMARKED.unknown(
+            f"the results are of Stepwell with {', '.join(models)}, not of what this server serves",
+            "Run stepwell bench hierarchy with its model.",
+        )
     if not files:
         return BENCHMARKED.failed(
             "no result file of `stepwell bench hierarchy` is in the folder",
@@ -169,6 +188,14 @@ def _benchmarked(evidence: Evidence) -> Item:
     if max(speedups.values()) <= 1.0:
         return BENCHMARKED.failed(evidence_text, "Restores do not pay here: leave tiers out.")
     return BENCHMARKED.passed(evidence_text, **speedups)
+
+
+def _is_of(file: BenchFile, live: Live | None) -> bool:
+    """Whether a result says something of what is served there."""
+    if live is None:
+        return True
+    model = str(file.content.get("model", ""))
+    return live.engine is Engine.STEPWELL and bool(model) and model in live.card.name.lower()
 
 
 def _own_balance(live: Live | None) -> Item | None:

@@ -19,7 +19,7 @@ import httpx
 from stepwell.doctor.errors import DoctorError
 
 ROUNDS = 3
-WORDS = (64, 512, 2048)
+WORDS = (64, 192, 512, 1536)
 """Lengths of the prompts in words of four letters, shortest first; those that do not fit are left
 out. Reuse is judged at the longest."""
 

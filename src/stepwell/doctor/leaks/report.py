@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepwell.base.units import format_bytes, format_seconds
@@ -12,14 +12,18 @@ from stepwell.doctor.leaks.trend import Trend, Verdict, judge
 from stepwell.doctor.leaks.watch import FINISHED, Observed
 
 _MIB = 1 << 20
-_LEVEL_SHARE = 0.002
+_LEVEL_SHARE = 0.0005
 """Growth below this share of what is held is not told from noise."""
 
 _COUNTS = {"threads": 3.0, "processes": 2.0, "open files": 8.0, "tensors with a graph": 8.0,
            "tensors": 50.0, "python objects": 20_000.0}  # fmt: skip
 _ITEMS = 500.0
-_INNOCENT = ("mapped files", "kv_", "tier_bytes", "weights_bytes", "virtual_memory", "max_fds")
-"""Files can be read again, and pools fill up to their limit: shown, never called a leak."""
+_POOLS = ("kv_cached_bytes", "tier_bytes", "tier_sessions")
+_INNOCENT = (*_POOLS, "mapped files", "kv_pool", "unaccounted", "malloc_kept")
+"""Files can be read again, pools fill up to their limit, and what is not accounted for is part of
+the process's own memory: shown, never called a leak."""
+
+_FILLING = "pools are still filling, and their books with them: watch again once they are full"
 
 _MEMORY = ("own memory", "shared memory", "process_resident_memory_bytes")
 
@@ -68,6 +72,12 @@ def make_report(observed: Observed, *, target: str, memory_left: int | None) -> 
         for name, points in observed.series.items()
         if name != FINISHED
     }
+    if any(trends[name].verdict is Verdict.GROWS for name in trends if _is_pool(name)):
+        trends |= {
+            name: replace(trend, verdict=Verdict.UNDECIDED, because=_FILLING)
+            for name, trend in trends.items()
+            if trend.verdict is Verdict.GROWS and not _is_pool(name)
+        }
     finished = None
     if counted := observed.series.get(FINISHED):
         finished = counted[-1][1] - counted[0][1]
@@ -85,6 +95,10 @@ def make_report(observed: Observed, *, target: str, memory_left: int | None) -> 
         finished=finished,
         findings=tuple(ordered(found)),
     )
+
+
+def _is_pool(name: str) -> bool:
+    return any(word in name for word in _POOLS)
 
 
 def material(name: str, level: float) -> float:

@@ -22,7 +22,10 @@ FINISHED = "requests finished"
 _FINISHED_COUNTERS = (
     "vllm:request_success", "sglang:num_requests", "tgi_request_count",
 )  # fmt: skip
-_GAUGES = ("_bytes", "_sessions", "_objects", "_entries", "_open_fds", "_threads", "_tasks")
+_GAUGES = (
+    "process_resident_memory_bytes", "process_open_fds", "stepwell_memory_bytes",
+    "stepwell_kv_cached_bytes", "stepwell_tier_bytes", "stepwell_tier_sessions",
+)  # fmt: skip
 
 Look = Callable[[], Mapping[str, float]]
 
@@ -70,7 +73,7 @@ def server_look(server: Server) -> Look:
         for name, samples in page.samples.items():
             if name in _FINISHED_COUNTERS:
                 found[FINISHED] = found.get(FINISHED, 0.0) + sum(value for _, value in samples)
-            elif name.endswith(_GAUGES):
+            elif name in _GAUGES:
                 for labels, value in samples:
                     found[_label(name, labels)] = value
         if time.monotonic() >= next_inside:
