@@ -8,6 +8,7 @@ as price lists of GPU clouds showed them in `PRICES_OF`: an assumption to be rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -123,8 +124,6 @@ ALIASES: Mapping[str, str] = {
     "a100": "a100-80g",
     "a100-40": "a100-40g",
     "a100-80": "a100-80g",
-    "a100-40gb": "a100-40g",
-    "a100-80gb": "a100-80g",
     "h100-sxm": "h100",
     "h100-80g": "h100",
     "h200-sxm": "h200",
@@ -132,18 +131,24 @@ ALIASES: Mapping[str, str] = {
     "4090": "rtx4090",
     "5090": "rtx5090",
     "local": THIS_MACHINE,
-    "this": THIS_MACHINE,
 }
 
 
 def canonical_name(name: str) -> str:
-    """A device's name from a name or alias, `cpu` for this machine. Raises ConfigError."""
-    wanted = name.strip().lower().replace("_", "-").replace(" ", "-")
-    wanted = ALIASES.get(wanted, wanted)
-    if wanted not in DEVICES and wanted != THIS_MACHINE:
+    """A device's name from a name or alias, `cpu` for this machine; case, separators and the
+    maker do not matter. Raises ConfigError."""
+    spelled = {_plain(each): each for each in (*DEVICES, THIS_MACHINE)}
+    spelled |= {_plain(alias): each for alias, each in ALIASES.items()}
+    found = spelled.get(_plain(name))
+    if found is None:
         message, hint = unknown_name("device", name, [*DEVICES, THIS_MACHINE])
         raise ConfigError(message, hint=hint, param="device")
-    return wanted
+    return found
+
+
+def _plain(name: str) -> str:
+    text = re.sub("[^a-z0-9]", "", name.lower())
+    return text.removeprefix("nvidia").removeprefix("amd").replace("gb", "g")
 
 
 def device(name: str) -> Device:

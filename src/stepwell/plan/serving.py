@@ -25,7 +25,7 @@ from stepwell.plan.workload import Workload
 BUSY = 0.8  # of the device's time at most: an assumption that keeps queues short
 _MOST_BATCH = 4096
 _GROWTH = 1.1  # from one batch that is tried to the next
-_ROUNDS = 10  # of the fixed point of misses
+_ROUNDS = 12  # of the search for the share of misses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,30 +112,44 @@ class _Load:
             for tokens, context in ((workload.prompt, workload.history), (workload.context, 0))
         )
 
-    def at(self, batch: int, *, missed_share: float | None = None) -> Served:
-        """With so many sequences that decode at once; `missed_share` where it is given."""
-        work, reuses = self.workload, self.setup.reuses
-        step = self.line.decode(batch=batch, context=work.context + work.output // 2)
+    def at(self, batch: int, *, missed: float | None = None) -> Served:
+        """With so many sequences that decode at once; `missed` where it is given, else what
+        follows from the users that this gives: more misses, fewer users, so there is one answer."""
+        step = self.line.decode(
+            batch=batch, context=self.workload.context + self.workload.output // 2
+        )
         step_seconds = self.line.seconds(step, self.efficiency.decode)
         kept = self.kept(batch)
         loading = self._loading(kept)
-        missed = 0.0 if reuses else 1.0
-        missed = missed if missed_share is None else missed_share
+
+        def served(share: float) -> Served:
+            return self._served(batch, step_seconds, loading, share)
+
+        if missed is not None or not self.setup.reuses:
+            return served(1.0 if missed is None else missed)
+        low, high = 0.0, 1.0
+        found = served(low)
+        if _implied(found, kept) <= low:
+            return found
         for _ in range(_ROUNDS):
-            prompt = self.new + missed * (self.whole - self.new)
-            rate = BUSY * batch / (work.output * step_seconds + batch * prompt)
-            loaded = rate * prompt
-            tpot = step_seconds / (1.0 - loaded)
-            ttft = prompt * (1.0 + loaded / (2.0 * (1.0 - loaded))) + step_seconds
-            ttft += (1.0 - missed) * loading
-            users = rate * (work.think + ttft + work.output * tpot)
-            if reuses and missed_share is None:
-                idle = max(0.0, users - batch)
-                short = 0.0 if idle == 0 else max(0.0, 1.0 - sum(kept) / idle)
-                missed += 0.5 * (short - missed)
+            found = served((low + high) / 2.0)
+            if _implied(found, kept) > found.missed:
+                low = found.missed
+            else:
+                high = found.missed
+        return found
+
+    def _served(self, batch: int, step_seconds: float, loading: float, missed: float) -> Served:
+        work = self.workload
+        prompt = self.new + missed * (self.whole - self.new)
+        rate = BUSY * batch / (work.output * step_seconds + batch * prompt)
+        loaded = rate * prompt
+        tpot = step_seconds / (1.0 - loaded)
+        ttft = prompt * (1.0 + loaded / (2.0 * (1.0 - loaded))) + step_seconds
+        ttft += (1.0 - missed) * loading
         return Served(
             batch=batch,
-            users=users,
+            users=rate * (work.think + ttft + work.output * tpot),
             requests_per_s=rate,
             ttft=ttft,
             tpot=tpot,
@@ -162,6 +176,12 @@ class _Load:
         return self.stored_bytes * sum(shares)
 
 
+def _implied(found: Served, kept: tuple[int, int, int]) -> float:
+    """Share of idle sessions that nothing keeps."""
+    idle = found.users - found.batch
+    return 0.0 if idle <= 0 else max(0.0, 1.0 - sum(kept) / idle)
+
+
 def _late(found: Served, workload: Workload) -> str:
     if workload.slo.tpot and found.tpot > workload.slo.tpot:
         return "time per token"
@@ -174,5 +194,5 @@ def at_efficiency(
     setup: Setup, workload: Workload, likely: Served, efficiency: Efficiency
 ) -> Served:
     """The same batch and the same share of histories computed again, whatever the objectives."""
-    found = _Load(setup, workload, efficiency).at(likely.batch, missed_share=likely.missed)
+    found = _Load(setup, workload, efficiency).at(likely.batch, missed=likely.missed)
     return replace(found, limit=likely.limit)
