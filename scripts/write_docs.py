@@ -1,8 +1,8 @@
 """Write the generated parts of the docs: `python scripts/write_docs.py`, or `--check` to compare.
 
-docs/settings.md comes from the settings' own declarations, the numbers of README.md,
-bench/README.md and docs/architectures.md from the result files in bench/results. tests/docs runs
-the check.
+docs/settings.md comes from the settings' own declarations, the tables of docs/plan.md from the
+planner, the numbers of README.md, bench/README.md and docs/architectures.md from the result files
+in bench/results. tests/docs runs the check.
 """
 
 from __future__ import annotations
@@ -232,11 +232,58 @@ def speed_numbers() -> str:
     return "\n".join(lines) + "\n"
 
 
+def plan_numbers() -> str:
+    """What the planner says of some models, and of one on one device."""
+    from stepwell.base.units import format_bytes
+    from stepwell.hardware.devices import device
+    from stepwell.plan.memory import Rounding, fixed_bytes, kv_bytes, refusal, weight_bytes
+    from stepwell.plan.read import read_model
+    from stepwell.plan.report import make_plan
+    from stepwell.plan.request import PlanRequest
+
+    lines = [
+        "| model | parameters | bf16 | KV bytes a token | + a session | 32K ideal | in Stepwell "
+        "| in vLLM |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in PLANNED:
+        spec = read_model(name)
+        found = make_plan(PlanRequest(spec=spec, device=device("h200"))).as_dict()
+        sizes = [
+            "-" if refusal(spec, rounding=each)
+            else format_bytes(kv_bytes(spec, 32_768, rounding=each))
+            for each in Rounding
+        ]  # fmt: skip
+        fixed = format_bytes(fixed_bytes(spec)) if fixed_bytes(spec) else ""
+        lines.append(
+            f"| {name} | {spec.parameters:,} | {weight_bytes(spec) / 1e9:,.1f} GB | "
+            f"{found['kv_bytes_per_token']:,} | {fixed} | {' | '.join(sizes)} |"
+        )
+    request = PlanRequest(spec=read_model("qwen2.5-32b"), device=device("a100-80g"))
+    found = make_plan(request).as_dict()
+    lines += ["", "`stepwell plan qwen2.5-32b --device a100-80g`, its last table:", ""]
+    lines += ["| | lever | choice | gain | cost | risk |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {'+' if step['taken'] else '-'} | {step['lever']} | {step['choice']} | "
+        f"{step['gain']} | {step['cost']} | {step['risk']} |"
+        for step in found["recommendation"]
+    ]
+    return "\n".join([*lines, "", f"{found['deployment']['verdict']}."]) + "\n"
+
+
+PLANNED = (
+    "qwen2.5-7b", "qwen2.5-32b", "llama-2-7b", "llama-3.1-8b", "llama-3.1-70b", "falcon-7b",
+    "gpt-oss-20b", "gemma-3-27b", "deepseek-v3", "llama-4-scout", "qwen3-next-80b-a3b",
+    "falcon-mamba-7b",
+)  # fmt: skip
+
+
 def pages() -> dict[Path, str]:
     """Path -> generated content."""
     return {
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "architectures.md": architectures_page(),
+        ROOT / "docs" / "plan.md": with_numbers(ROOT / "docs" / "plan.md", plan_numbers()),
         ROOT / "README.md": with_numbers(ROOT / "README.md", numbers()),
         ROOT / "bench" / "README.md": with_numbers(ROOT / "bench" / "README.md", speed_numbers()),
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +124,18 @@ def test_engines_refuse_by_name() -> None:
     assert "fp8" in str(refusal(read_model("house"), KVPrecision.FP8, Rounding.STEPWELL))
     assert "int8" in str(refusal(read_model("house"), KVPrecision.INT8, Rounding.VLLM))
     assert refusal(read_model("house"), KVPrecision.INT4, Rounding.STEPWELL) is None
+
+
+def test_our_engine_refuses_what_the_sweep_of_architectures_says() -> None:
+    place = Path(__file__).parent.parent.parent / "bench" / "results" / "architectures.json"
+    outcomes = {
+        row["architecture"]: row["outcome"]
+        for row in json.loads(place.read_text(encoding="utf-8"))["outcomes"]
+    }
+    for name in catalogue.names():
+        spec = read_model(name)
+        served = outcomes.get(spec.model_type, "") == "identical"
+        assert (refusal(spec, rounding=Rounding.STEPWELL) is None) == served, name
 
 
 def test_a_head_of_odd_size_is_refused_in_low_bits() -> None:

@@ -24,6 +24,11 @@ _LINE = 64  # a tile of low-bit levels and scales fills whole cache lines
 _PANEL_ROWS = 16
 _MIN_PANELS = 4
 _LEAST_COLUMNS = 8  # rows of a packed matrix are multiples of this
+# Kinds of models that it refuses for other reasons (docs/architectures.md).
+_NOT_SERVED = {
+    "falcon": "its attention does not go through transformers' attention interface",
+    "kimi_k2": "transformers has no model of this kind",
+}
 _FORMATS = frozenset(
     {WeightPrecision.BF16, WeightPrecision.INT8, WeightPrecision.INT4, WeightPrecision.NF4}
 )
@@ -31,6 +36,8 @@ _FORMATS = frozenset(
 
 def refusal(spec: ModelSpec, precision: KVPrecision) -> str | None:
     """Why the engine cannot keep this model's KV so, or None (model/architectures.py)."""
+    if spec.model_type in _NOT_SERVED:
+        return _NOT_SERVED[spec.model_type]
     if any(layer.state is not None for layer, _ in spec.kinds):
         return "layers with a state (Mamba, linear attention) are not served"
     if any(layer.kind is AttentionKind.CHUNKED for layer, _ in spec.kinds):
