@@ -7,8 +7,8 @@ group has a block table of its own, and all groups take pages from one pool, so 
     group size   layers of the smallest bucket, or of the largest if that is less than 1.5 times it
     page         block_size tokens of one layer; with states, attention blocks grow until a page
                  holds a state, and the state's page is padded to it
-    blocks       full: ceil(tokens / block); window: ceil((window - 1 + in flight) / block) + 1 at
-                 most; chunk: ceil((chunk + in flight) / block) at most; state: 1
+    blocks       ceil(tokens / block), of a window ceil(min(tokens, window - 1 + in flight) / block)
+                 + 1, of a chunk ceil(min(tokens, chunk + in flight) / block), of a state 1
 """
 
 from __future__ import annotations
@@ -98,11 +98,10 @@ def _group_size(counts: list[int]) -> int:
 def _blocks(bucket: Bucket, tokens: int, block: int, in_flight: int) -> int:
     if bucket.is_state:
         return 1
-    whole, layer = -(-tokens // block), bucket.layer
-    match layer.kind:
-        case AttentionKind.SLIDING:
-            return min(whole, -(-(layer.window - 1 + in_flight) // block) + 1)
-        case AttentionKind.CHUNKED:
-            return min(whole, -(-(layer.window + in_flight) // block))
-        case _:
-            return whole
+    layer, remembered = bucket.layer, tokens
+    if layer.kind is AttentionKind.SLIDING:
+        remembered = min(tokens, layer.window - 1 + in_flight)
+    elif layer.kind is AttentionKind.CHUNKED:
+        remembered = min(tokens, layer.window + in_flight)
+    more = 1 if layer.kind is AttentionKind.SLIDING else 0
+    return -(-remembered // block) + more
