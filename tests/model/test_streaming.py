@@ -368,12 +368,19 @@ def test_auto_splits_what_is_free(
         start(folder, "auto")
 
 
-def test_a_slow_disk_widens_the_steps(
-    checkpoint: Callable[..., Path], start, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("arithmetic", "width"), [(1e15, 4096), (1e6, 128)])
+def test_steps_are_as_wide_as_a_read_hides(
+    checkpoint: Callable[..., Path],
+    start,
+    monkeypatch: pytest.MonkeyPatch,
+    arithmetic: float,
+    width: int,
 ) -> None:
-    monkeypatch.setattr("stepwell.engine.build_streaming.measure_arithmetic", lambda dtype: 1e15)
+    monkeypatch.setattr(
+        "stepwell.engine.build_streaming.measure_arithmetic", lambda dtype: arithmetic
+    )
     folder = checkpoint("llama", **LARGER)
     llm = start(folder, BUDGET)
     found = decision(llm, "scheduler.max_step_tokens")
-    assert found.value == 4096
+    assert found.value == width
     assert tokens(llm) == tokens(start(folder, "0"))

@@ -30,7 +30,9 @@ from stepwell.model.streaming.packing import Packing
 
 Say = Callable[[str], None]
 _ROOM = 0.75  # of free memory: weights below it leave enough for KV and the rest, and are not split
-_STEP_MULTIPLE = 256
+_STEP_MULTIPLE = 64
+_STEP_MARGIN = 1.25  # arithmetic was measured alone, and a step that is too narrow waits for reads
+_LEAST_STEP = 128  # tokens; below it matrix products lose more than reading gains
 _CONTEXT = 512  # tokens of a sequence when sequences are counted against free memory
 _KV_SHARE = 0.5  # of free memory; as resolve_pool takes
 
@@ -132,8 +134,11 @@ def _row_bytes(text: Any, size: int) -> int:
 def _widen_steps(
     config: Config, loaded: LoadedModel, resolved: Resolved
 ) -> tuple[Config, list[Decision]]:
-    """More tokens and sequences per step than the settings say, where a pass over the weights takes
-    longer than their arithmetic, as far as memory goes."""
+    """Steps as wide as what their arithmetic hides under the read of a pass, and a little more; as
+    many sequences, but no fewer than the settings say; both as far as memory goes.
+
+    Wider steps would compute prompts while the disk waits, and then read for few rows while the
+    cores wait. Narrower ones would do the reverse."""
     streamer = loaded.streamer
     assert streamer is not None
     limits, free = config.scheduler, read_machine().memory_available
@@ -142,18 +147,19 @@ def _widen_steps(
     rows = balanced_rows(seconds, parameters=loaded.parameters, speeds=speeds)
     text = loaded.hf_config.get_text_config()
     fitting = int(free * (1 - _KV_SHARE) / 2) // _row_bytes(text, resolved.dtype.itemsize)
-    tokens = min(-(-2 * rows // _STEP_MULTIPLE) * _STEP_MULTIPLE, MOST_STEP_TOKENS, fitting)
+    wanted = -(-int(_STEP_MARGIN * rows) // _STEP_MULTIPLE) * _STEP_MULTIPLE
+    tokens = max(_LEAST_STEP, min(wanted, MOST_STEP_TOKENS, fitting))
     kv = sum(s.kv_heads * (s.key_dim + s.value_dim) for s in loaded.shapes.values())
     held = int(free * _KV_SHARE) // (kv * resolved.dtype.itemsize * _CONTEXT)
     wider = replace(
         limits,
-        max_step_tokens=max(limits.max_step_tokens, tokens),
+        max_step_tokens=tokens,
         max_sequences=max(limits.max_sequences, min(rows, MOST_SEQUENCES, held)),
     )
     why = (
         f"a pass takes {seconds:.2f} s to read, which is the arithmetic of {rows} tokens at "
         f"{speeds.arithmetic / 1e12:.2f} TFLOP/s; "
-        f"{wider.max_sequences} sequences, scheduler settings as the least"
+        f"{wider.max_sequences} sequences, of which scheduler.max_sequences are the least"
     )
     return replace(config, scheduler=wider), [
         Decision("scheduler.max_step_tokens", wider.max_step_tokens, why)
