@@ -132,6 +132,7 @@ def test_a_folder_and_this_machine(tmp_path: Path) -> None:
         (("qwen2.5-7b", "--slo", "fast"), "ttft=1s"),
         (("qwen2.5-7b", "--context", "1m"), "32,768"),
         (("qwen2.5-7b", "--users", "-1"), "users"),
+        (("house", "--device", "cpu", "--devices", "2"), "this machine"),
         (("qwen2.5-7b", "--device", "h100", "--price", "-1"), "price"),
         (("qwen2.5-7b", "--device", "h100", "--plot", "x.gif"), "FILE.svg"),
     ],

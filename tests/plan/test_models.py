@@ -231,6 +231,12 @@ def test_the_text_part_of_a_multimodal_model_is_planned_and_said_so() -> None:
     assert "vision_config" in spec.notes[0]
 
 
+def test_a_packing_that_is_not_counted_is_said_so() -> None:
+    quantized = {**LLAMA, "quantization_config": {"quant_method": "gptq", "bits": 4}}
+
+    assert "gptq" in spec_of(quantized, name="x", source="x").notes[0]
+
+
 def save(path: Path, tensors: dict[str, tuple[int, ...]]) -> int:
     """A safetensors file of bfloat16 zeros; returns the tensors' bytes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

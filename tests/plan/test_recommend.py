@@ -146,6 +146,13 @@ def test_what_does_not_fit_fails_closed_and_says_what_would() -> None:
     assert document["recommendation"] == []
 
 
+def test_what_does_not_fit_here_can_come_from_disk() -> None:
+    found = plan("llama-3.1-70b", HERE).as_dict()["deployment"]
+
+    assert not found["fits"]
+    assert "--weights int4 --weights-budget" in found["would_fit"][0]
+
+
 def test_objectives_that_nothing_meets_are_said_to_be_unmet() -> None:
     found = plan("llama-3.1-70b", "a100-80g", slo="tpot=1ms").recommendation
 

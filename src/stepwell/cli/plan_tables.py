@@ -41,6 +41,8 @@ def _weights(document: Document) -> None:
     ]
     parts.append(("all", _both(document["weights_bytes"]), "100.0%"))
     print_table(f"Weights in {weights['precision']}", ("part", "bytes", "share"), parts)
+    if weights["stored_bytes"] not in (None, document["weights_bytes"]):
+        print(f"The checkpoint's files hold {_both(weights['stored_bytes'])}.\n")
     sizes = weights["by_precision"].items()
     print_table("Weights by precision", [n for n, _ in sizes], [[_gb(size) for _, size in sizes]])
 

@@ -10,6 +10,9 @@ from stepwell.plan.levers import device_counts, weight_choices
 from stepwell.plan.setup import Engine, Setup
 from stepwell.plan.workload import Workload
 
+_LEAST_RESIDENT = 0.05  # of the weights; what streaming needs is some layers (docs/streaming.md)
+_MIB = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
@@ -34,7 +37,7 @@ def what_would_fit(
         for weights in weight_choices(spec, device, Engine.VLLM):
             counts = [
                 count
-                for count in device_counts(spec, 0)
+                for count in device_counts(spec, device, 0)
                 if _holds(Setup(spec=spec, device=device, engine=Engine.VLLM, devices=count,
                                 weights=weights), workload)
             ]  # fmt: skip
@@ -52,5 +55,23 @@ def what_would_fit(
     return tuple(sorted(found, key=lambda each: each.dollars_per_hour)[:most])
 
 
+def from_disk(setup: Setup, workload: Workload) -> str | None:
+    """How our own engine would serve it all the same, with layers read from disk in every step;
+    None where it does not, or where not even KV fits. The rate of the disk is an assumption."""
+    if setup.engine is not Engine.STEPWELL:
+        return None
+    kv = setup.session_bytes(workload.active)
+    budget = setup.free + setup.weight_bytes - kv
+    if budget < setup.weight_bytes * _LEAST_RESIDENT:
+        return None
+    read = setup.weight_bytes - budget
+    rate = setup.tiers.disk_rate
+    return (
+        f"this machine with layers from disk: stepwell serve {setup.spec.path} --weights "
+        f"{setup.weights} --weights-budget {budget // _MIB}MiB, at most {rate / read:.2g} steps/s "
+        f"from a disk of {rate / 1e9:g} GB/s"
+    )
+
+
 def _holds(setup: Setup, workload: Workload) -> bool:
-    return setup.free >= setup.session_bytes(workload.context + workload.output)
+    return setup.free >= setup.session_bytes(workload.active)

@@ -68,7 +68,7 @@ def stepwell_toml(setup: Setup, workload: Workload, served: Served) -> str | Non
 def _pool_bytes(setup: Setup, workload: Workload, served: Served) -> int:
     """What the users need, at most what is free."""
     idle = max(0, math.ceil(served.users) - served.batch)
-    wanted = served.batch * setup.session_bytes(workload.context + workload.output)
+    wanted = served.batch * setup.session_bytes(workload.active)
     wanted += idle * setup.session_bytes(workload.context)
     longest = setup.session_bytes(workload.longest)  # one sequence must be able to grow
     return min(setup.free, max(wanted, longest))

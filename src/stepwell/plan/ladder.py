@@ -70,12 +70,13 @@ class _Ladder:
 
     def paging(self) -> None:
         """Blocks instead of a reservation of the longest length."""
-        longest, usual = self.workload.longest, self.workload.context + self.workload.output
+        longest, usual = self.workload.longest, self.workload.active
         sizes = [self.setup.session_bytes(n) for n in (longest, usual)]
         self._take(
             "paging", "KV in blocks of 16 tokens", replace(self.setup, is_paged=True),
             gain=f"a sequence takes {format_bytes(sizes[1])} ({usual:,} tokens), not "
-                 f"{format_bytes(sizes[0])} ({format_tokens(longest)} reserved)",
+                 f"{format_bytes(sizes[0])} ({format_tokens(longest)} reserved)"
+            if usual < longest else "little: sequences are as long as they may become",
             cost="the last block of a sequence is half empty: 8 tokens",
             risk="when all sequences grow at once, some are preempted",
         )  # fmt: skip

@@ -77,8 +77,10 @@ def codec_choices(setup: Setup) -> tuple[Codec, ...]:
     return (Codec.LOSSLESS, Codec.KVTC)
 
 
-def device_counts(spec: ModelSpec, total: int) -> tuple[int, ...]:
+def device_counts(spec: ModelSpec, device: Device, total: int) -> tuple[int, ...]:
     """Devices side by side that divide the query heads, and `total` where the user says one."""
+    if device.name == THIS_MACHINE:
+        return (1,)
     heads = [layer.q_heads for layer, _ in spec.kinds if layer.q_heads] or [spec.hidden_size]
     counts = (n for n in (1, 2, 4, MOST_DEVICES) if all(head % n == 0 for head in heads))
     return tuple(n for n in counts if not total or total % n == 0)

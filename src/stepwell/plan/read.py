@@ -58,7 +58,7 @@ def spec_of(config: Mapping[str, Any], *, name: str, source: str) -> ModelSpec:
         path=name,
         dtype_bytes=dtype_bytes,
         native=_native(config),
-        notes=notes,
+        notes=(*notes, *_quantized_note(config)),
     )
 
 
@@ -116,6 +116,14 @@ def _dtype_bytes(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
         if name is not None:
             return _DTYPE_BYTES.get(str(name), 2)
     return 2
+
+
+def _quantized_note(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """For checkpoints whose packing is not counted here."""
+    method = str((config.get("quantization_config") or {}).get("quant_method", ""))
+    if method in ("", "fp8", "mxfp4"):
+        return ()
+    return (f"quantized by {method}: weights are counted as if they were not",)
 
 
 def _native(config: Mapping[str, Any]) -> WeightPrecision:

@@ -117,13 +117,13 @@ def _choose(
     best: tuple[tuple[float, ...], Setup] | None = None
     for weights in choices:
         penalty = 1.0 if weights == choices[0] else WEIGHT_PENALTY.get(weights, 1.0)
-        for count in device_counts(spec, wishes.devices):
+        for count in device_counts(spec, device, wishes.devices):
             setup = Setup(
                 spec=spec, device=device, engine=engine, devices=count, weights=weights,
                 kv=wishes.kv or KVPrecision.MODEL,
                 tiers=wishes.tiers_of(device, count),
             )  # fmt: skip
-            if setup.free < setup.session_bytes(workload.context + workload.output):
+            if setup.free < setup.session_bytes(workload.active):
                 continue
             score = Score.of(setup, workload)
             within, free = (
@@ -140,13 +140,13 @@ def _does_not_fit(
     spec: ModelSpec, device: Device, workload: Workload, wishes: Wishes, engine: Engine, why: str
 ) -> Recommendation:
     least = wishes.weights or weight_choices(spec, device, engine)[-1]
-    count = device_counts(spec, wishes.devices)[-1]
+    count = device_counts(spec, device, wishes.devices)[-1]
     setup = Setup(
         spec=spec, device=device, engine=engine, devices=count, weights=least,
         kv=wishes.kv or KVPrecision.MODEL,
                 tiers=wishes.tiers_of(device, count),
     )  # fmt: skip
-    need = setup.weight_bytes + setup.session_bytes(workload.context + workload.output)
+    need = setup.weight_bytes + setup.session_bytes(workload.active)
     have = setup.free + setup.weight_bytes
     verdict = (
         f"does not fit: {need / 1e9:.1f} GB for {least} weights and one sequence of "

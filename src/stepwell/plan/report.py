@@ -13,7 +13,7 @@ from stepwell.plan.architecture import (
     ModelSpec,
     WeightPrecision,
 )
-from stepwell.plan.elsewhere import what_would_fit
+from stepwell.plan.elsewhere import from_disk, what_would_fit
 from stepwell.plan.emit import command_note, serve_command, stepwell_toml
 from stepwell.plan.memory import (
     Rounding,
@@ -270,8 +270,9 @@ def _deployment(found: Recommendation, work: Workload) -> dict[str, Any]:
         "kv": setup.kv.value,
     }
     if not found.fits:
-        others = what_would_fit(setup.spec, work)
-        return document | {"would_fit": [str(each) for each in others]}
+        others = [str(each) for each in what_would_fit(setup.spec, work)]
+        streamed = from_disk(setup, work)
+        return document | {"would_fit": [streamed, *others] if streamed else others}
     likely = found.served[Efficiency.LIKELY]
     return document | {
         "batch": likely.batch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stepwell.base.errors import ConfigError
-from stepwell.hardware.devices import Device
+from stepwell.hardware.devices import THIS_MACHINE, Device
 from stepwell.plan.architecture import KVPrecision, ModelSpec, WeightPrecision
 from stepwell.plan.recommend import Wishes
 from stepwell.plan.setup import Setup, choose_engine
@@ -28,6 +28,10 @@ class PlanRequest:
 
     def workload(self) -> Workload:
         """Checked against the model. Raises ConfigError."""
+        if self.device.name == THIS_MACHINE and self.wishes.devices > 1:
+            raise ConfigError(
+                f"there is one {THIS_MACHINE}: this machine.", hint="Use --users.", param="devices"
+            )
         most = self.spec.max_positions
         context = self.context or min(DEFAULT_CONTEXT, most or DEFAULT_CONTEXT)
         if most and context > most:

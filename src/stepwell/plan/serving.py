@@ -92,7 +92,7 @@ def kept_sessions(setup: Setup, workload: Workload, batch: int) -> tuple[int, in
 
 
 def _active_tokens(setup: Setup, workload: Workload) -> int:
-    return workload.context + workload.output if setup.is_paged else workload.longest
+    return workload.active if setup.is_paged else workload.longest
 
 
 class _Load:

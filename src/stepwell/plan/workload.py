@@ -38,6 +38,11 @@ class Workload:
     users: int = 0
 
     @property
+    def active(self) -> int:
+        """Tokens of a sequence when its reply is done."""
+        return min(self.context + self.output, self.longest)
+
+    @property
     def history(self) -> int:
         """Tokens that were there before the request."""
         return max(0, self.context - self.prompt)
