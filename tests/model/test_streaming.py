@@ -27,6 +27,7 @@ from stepwell.base.sampling import SamplingParams  # noqa: E402
 from stepwell.base.units import parse_bytes  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
 from stepwell.hardware.machine import read_machine  # noqa: E402
+from stepwell.kernels import registry  # noqa: E402
 from stepwell.model.streaming.files import ALIGNMENT, BlockFile  # noqa: E402
 from stepwell.model.streaming.store import read_index  # noqa: E402
 
@@ -145,6 +146,23 @@ def test_bfloat16(
         assert streamed.built.info.weight_bytes <= parse_bytes(budget)
         assert tokens(streamed) == tokens(whole)
     assert streamed.stats.streaming.bytes_per_pass > 0
+
+
+def test_reference_kernels(
+    checkpoint: Callable[..., Path], start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain layers in 12 bits, unpacked by the plain version."""
+    folder = checkpoint("llama", **(FUSED | {"num_hidden_layers": 12}))
+    monkeypatch.setenv(registry.VARIABLE, registry.REFERENCE)
+    registry.forget()
+    try:
+        streamed = start(folder, "2MiB", model__dtype="bfloat16")
+        assert decision(streamed, "weights.coding") is not None
+        assert decision(streamed, "kernels.linear").value == "plain"
+        assert tokens(streamed) == tokens(start(folder, "0", model__dtype="bfloat16"))
+    finally:
+        monkeypatch.undo()
+        registry.forget()
 
 
 def test_weights_that_do_not_pack_stay_as_they_are(checkpoint: Callable[..., Path], start) -> None:
