@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.base.errors import UnsupportedArchitecture
@@ -28,6 +28,7 @@ from stepwell.plan.stepwell_rounding import block_bytes
 NAMES = st.sampled_from(catalogue.names())
 
 
+@settings(deadline=None)
 @given(NAMES, st.integers(1, 1 << 21), st.sampled_from(KVPrecision), st.sampled_from(Rounding))
 def test_an_engine_never_allocates_less_than_is_needed(
     name: str, tokens: int, precision: KVPrecision, rounding: Rounding
@@ -42,6 +43,7 @@ def test_an_engine_never_allocates_less_than_is_needed(
     assert kv_bytes(spec, tokens, precision, rounding) >= needed - states(spec)
 
 
+@settings(deadline=None)
 @given(NAMES, st.integers(1, 1 << 20), st.integers(0, 1 << 20), st.sampled_from(Rounding))
 def test_more_tokens_never_take_less(name: str, tokens: int, more: int, rounding: Rounding) -> None:
     spec = read_model(name)
@@ -50,6 +52,7 @@ def test_more_tokens_never_take_less(name: str, tokens: int, more: int, rounding
         assert few <= many
 
 
+@settings(deadline=None)
 @given(NAMES)
 def test_a_long_sequence_is_its_fixed_part_and_so_much_a_token(name: str) -> None:
     spec = read_model(name)
@@ -58,6 +61,7 @@ def test_a_long_sequence_is_its_fixed_part_and_so_much_a_token(name: str) -> Non
     assert kv_bytes(spec, long) == fixed_bytes(spec) + long * kv_bytes_per_token(spec)
 
 
+@settings(deadline=None)
 @given(NAMES, st.sampled_from(WeightPrecision))
 def test_components_add_up(name: str, precision: WeightPrecision) -> None:
     spec = read_model(name)

@@ -250,7 +250,7 @@ def test_models_that_ours_does_not_serve_go_to_vllm() -> None:
     assert found.setup.engine is Engine.VLLM and "state" in found.engine_why
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(catalogue.names()),
     st.sampled_from(sorted(DEVICES)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.base.errors import ConfigError
@@ -95,6 +95,7 @@ def test_a_batch_where_kv_outweighs_the_weights() -> None:
     assert batch * 8192 * 262_144 >= line.weights_read(1) > (batch - 1) * 8192 * 262_144
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(catalogue.names()),
     st.sampled_from(sorted(DEVICES)),
@@ -112,6 +113,7 @@ def test_bounds_are_bounds(name: str, on: str, batch: int, context: int) -> None
     )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(catalogue.names()), st.integers(1, 1 << 15), st.integers(0, 1 << 15))
 def test_a_prompt_in_two_parts_is_as_much_arithmetic(name: str, first: int, second: int) -> None:
     spec = read_model(name)

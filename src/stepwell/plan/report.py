@@ -82,6 +82,7 @@ class Plan:
 def make_plan(request: PlanRequest) -> Plan:
     """Raises ConfigError for a request that cannot be, nothing for what does not fit."""
     workload = request.workload()
+    request.check()
     return Plan(
         request=request,
         workload=workload,

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from stepwell.base.errors import ConfigError
 from stepwell.hardware.devices import THIS_MACHINE, Device
 from stepwell.plan.architecture import KVPrecision, ModelSpec, WeightPrecision
+from stepwell.plan.memory import refusal
 from stepwell.plan.recommend import Wishes
-from stepwell.plan.setup import Setup, choose_engine
+from stepwell.plan.setup import Engine, Setup, choose_engine
 from stepwell.plan.workload import DEFAULT_CONTEXT, PRESETS, Workload, make_workload, parse_slo
 
+_OUR_WEIGHTS = (
+    WeightPrecision.BF16,
+    WeightPrecision.INT8,
+    WeightPrecision.INT4,
+    WeightPrecision.NF4,
+)
 _GROWTH = 4  # a sequence may become so many times as long as it usually is
 
 
@@ -56,6 +63,29 @@ class PlanRequest:
             slo=slo,
             users=found.users,
         )
+
+    def check(self) -> None:
+        """Raises ConfigError for precisions that the engine does not have."""
+        given = self.as_given()
+        here = self.device.name == THIS_MACHINE
+        if given.engine is Engine.STEPWELL and self.wishes.weights is not None:
+            valid = _OUR_WEIGHTS if here else _OUR_WEIGHTS[:1]
+            if given.weights not in valid:
+                raise ConfigError(
+                    f"Stepwell does not hold weights in {given.weights} on {self.device.name}.",
+                    hint=f"Valid: {', '.join(valid)}; or --engine vllm.",
+                    param="weights",
+                )
+        reason = refusal(self.spec, given.kv, given.rounding)
+        if reason is None and given.engine is Engine.STEPWELL and not here:
+            low = given.kv is not KVPrecision.MODEL
+            reason = "K and V in low bits are for CPUs" if low else None
+        if reason is not None:
+            raise ConfigError(
+                f"{given.engine} does not serve {self.spec.name} so: {reason}.",
+                hint="Leave --engine and --kv to be chosen.",
+                param="engine",
+            )
 
     def as_given(self) -> Setup:
         """The hardware with the precisions asked for, or the checkpoint's own."""
