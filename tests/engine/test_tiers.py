@@ -389,3 +389,21 @@ def test_a_hanging_tier_does_not_hold_the_devices_blocks(
     engine.tend()
     assert engine.stats().blocks_used <= 2
     llm.close()
+
+
+def test_a_full_host_tier_goes_on_evicting(make_tiered: MakeTiered) -> None:
+    """A chunk of 16 KiB takes a page of 64: the books must count what it takes, or they believe in
+    room that is not there, evict nothing, and all later stores fail."""
+    llm = make_tiered(tiers__host="2MiB")
+    prompts = [tokens_of(200, 100 + i) for i in range(20)]
+    for prompt in prompts:
+        run(llm, [prompt])
+        settle(llm)
+    forget_device(llm)
+    tiers = llm.built.engine.tiers
+    assert tiers is not None
+    host = tiers.hierarchy.stats().tiers[TierName.HOST]
+    assert host.evictions > 50
+    assert host.failures <= 3, "only until the books know what a chunk takes"
+    run(llm, prompts[-1:])
+    assert restored(llm) >= 128

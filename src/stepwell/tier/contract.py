@@ -99,6 +99,22 @@ class Tier(Protocol):
 
 
 @runtime_checkable
+class PagedStore(Protocol):
+    """What a tier must offer that takes more of its capacity than the bytes of its values: else
+    the brain believes in room that is not there, and never evicts."""
+
+    def footprint_of(self, key: bytes) -> int | None:
+        """Bytes of capacity that the value takes, None if it is not here."""
+        ...
+
+
+def footprint(tier: Tier, key: bytes, *, size: int) -> int:
+    """What a value of `size` bytes takes of the tier's capacity."""
+    taken = tier.footprint_of(key) if isinstance(tier, PagedStore) else None
+    return size if taken is None else taken
+
+
+@runtime_checkable
 class BatchReader(Protocol):
     """What a tier may offer on top, where asking for several keys at once saves waiting."""
 

@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 from stepwell.codec.buffers import flat_views, total_bytes
 from stepwell.tier.contract import (
     Buffer,
+    PagedStore,
     ReadOutcome,
     StoredChunk,
     Tier,
@@ -150,6 +151,10 @@ class FaultyTier:
     def size_of(self, key: bytes) -> int | None:
         """As the inner tier."""
         return self.inner.size_of(key)
+
+    def footprint_of(self, key: bytes) -> int | None:
+        """As the inner tier; None where that does not offer it."""
+        return self.inner.footprint_of(key) if isinstance(self.inner, PagedStore) else None
 
     def scan(self) -> Iterator[StoredChunk]:
         """As the inner tier."""

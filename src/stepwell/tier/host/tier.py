@@ -125,6 +125,12 @@ class HostTier:
                 with self._lock:
                     self._pages.give(entry.runs)
 
+    def footprint_of(self, key: bytes) -> int | None:
+        """Its pages in bytes: meta and what the last page leaves empty count too."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return None if entry is None else sum(run.count for run in entry.runs) * self._page
+
     def delete(self, keys: Iterable[bytes]) -> None:
         """Forget these; their pages come back once nobody reads them."""
         with self._lock:

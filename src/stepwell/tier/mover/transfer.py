@@ -19,7 +19,14 @@ from stepwell.base.hierarchy import (
 from stepwell.codec.buffers import copy_parts, total_bytes
 from stepwell.codec.header import HeaderFault
 from stepwell.codec.value import ValueFormat
-from stepwell.tier.contract import BatchReader, Buffer, ReadOutcome, Tier, WriteOutcome
+from stepwell.tier.contract import (
+    BatchReader,
+    Buffer,
+    ReadOutcome,
+    Tier,
+    WriteOutcome,
+    footprint,
+)
 from stepwell.tier.mover.config import Access
 from stepwell.tier.mover.desk import Desk
 from stepwell.tier.mover.job import Job, Outcome
@@ -172,7 +179,8 @@ class Carrier:
             self._desk.finish(job, _failed(error, target))
             return
         full = written is WriteOutcome.FULL
-        outcome = Outcome(failure=Failure.FULL if full else None, size=total_bytes(value))
+        size = footprint(tier, order.key, size=total_bytes(value))
+        outcome = Outcome(failure=Failure.FULL if full else None, size=size)
         if not self._desk.finish(job, outcome) and written is WriteOutcome.STORED:
             tier.delete([order.key])  # reported as failed long ago: the books do not have it
 
