@@ -68,6 +68,13 @@ def test_a_model_that_cannot_fit_is_said_first() -> None:
     assert "no setting helps" not in json.loads(sharded.stdout)["explanation"]["why"]
 
 
+def test_shards_are_read_from_the_log() -> None:
+    log = "vllm engine config: tensor_parallel_size=2\n" + (FOLDER / "torch_full.txt").read_text()
+    done = run("-", "--model", "llama-3.1-8b", "--json", given=log)
+    evidence = json.loads(done.stdout)["explanation"]["evidence"]
+    assert evidence["plan_kv_bytes_per_token"] == 131072 / 2
+
+
 def test_device_gives_the_size_that_the_text_lacks() -> None:
     done = run(str(FOLDER / "vllm_length.txt"), "--model", "llama-3.1-8b", "--device", "h100",
                "--json")  # fmt: skip

@@ -52,6 +52,11 @@ EXPECTED = {
     "torch_old_cached": ("torch_outside", Phase.UNKNOWN, "holds only", "nvidia-smi"),
     "torch_old_fragmented": ("torch_fragmented", Phase.UNKNOWN, "piece", "expandable_segments"),
     "torch_old_full": ("torch_full", Phase.UNKNOWN, "is in use", "smaller batch"),
+    "torch_npu": ("torch_fragmented", Phase.UNKNOWN, "in pieces", "expandable_segments"),
+    "torch_npu_outside": ("torch_outside", Phase.UNKNOWN, "holds only", "nvidia-smi"),
+    "torch_xpu": ("torch_too_large", Phase.UNKNOWN, "however empty", "tensor"),
+    "vllm_serving": ("torch_full", Phase.SERVING, "is in use", "from 0.9 to 0.8"),
+    "vllm_serving_fragmented": ("torch_fragmented", Phase.UNKNOWN, "in pieces", "expandable"),
     "torch_others": ("torch_others", Phase.LOADING, "6 of them hold about", "Stop the other"),
     "torch_outside": ("torch_outside", Phase.UNKNOWN, "outside the allocator", "nvidia-smi"),
     "torch_too_large": ("torch_too_large", Phase.UNKNOWN, "however empty", "tensor"),
@@ -144,6 +149,14 @@ def test_share_that_would_start_is_computed() -> None:
     found = explained("vllm_start_free")
     assert "0.89" in found.steps[1].change
     assert found.capacity == pytest.approx(22.05 * GIB, rel=1e-6)
+
+
+def test_a_whole_log_splits_weights_and_pool_and_activations() -> None:
+    found = explained("vllm_serving")
+    sizes = {name: size_of(found, name) or 0 for name in ("weights", "KV pool", "PyTorch's other")}
+    assert sizes["weights"] == pytest.approx(7.51 * GIB, rel=0.001)
+    assert sizes["KV pool"] == pytest.approx(3.76 * GIB, rel=0.001)
+    assert sizes["PyTorch's other"] == pytest.approx((13.81 - 0.104 - 11.27) * GIB, rel=0.01)
 
 
 def test_init_and_run_need_opposite_changes() -> None:

@@ -39,7 +39,10 @@ def oom(
     device: Annotated[
         str | None, typer.Option(help="On which device, such as h100, where the text has no size.")
     ] = None,
-    shards: Annotated[int, typer.Option(min=1, help="Devices that share the model.")] = 1,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, help="Devices that share the model; default: as the log says, else 1."),
+    ] = None,
     weights: Precision = None,
     as_json: options.Json = False,
 ) -> None:
@@ -56,7 +59,9 @@ def oom(
     report = read_source(source)
     found = report.explanation
     if found is not None and model is not None:
-        found = _joined(found, model=model, device=device, shards=shards, weights=weights)
+        told = report.log.facts.settings if report.log is not None else {}
+        count = shards or int(told.get("tensor_parallel_size", 1))
+        found = _joined(found, model=model, device=device, shards=count, weights=weights)
         report = dataclasses.replace(report, explanation=found)
     if as_json:
         print_json(report.as_dict())

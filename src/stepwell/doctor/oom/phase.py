@@ -26,7 +26,7 @@ _SIGNS = (
     (Phase.SERVING, r"run_busy_loop|_process_engine_step|execute_model|event_loop_|forward_extend"
                     r"|forward_decode|forward_batch_generation|engine_step|in generate\b"
                     r"|POST /v1/|Avg prompt throughput|(?:Decode|Prefill) batch\."
-                    r"|in sample_tokens"),
+                    r"|in sample_tokens|Error in model execution"),
     (Phase.KV_CACHE, r"_initialize_kv_caches"),
 )  # fmt: skip
 _COMPILED = tuple((phase, re.compile(pattern)) for phase, pattern in _SIGNS)

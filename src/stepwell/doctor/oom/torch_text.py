@@ -10,18 +10,21 @@ from stepwell.doctor.oom.reader import Reader, Sighting, Weight
 from stepwell.doctor.oom.torch_numbers import Cause, TorchNumbers, cause_of, holders_of
 from stepwell.doctor.oom.words import SIZE, Explanation, Holder, Step, parse_size
 
-_TRIED = rf"(?P<backend>CUDA|HIP|XPU) out of memory\.\s*Tried to allocate {SIZE}"
+_BACKENDS = "CUDA|HIP|XPU|NPU|MUSA|MLU"
+_TRIED = rf"(?P<backend>{_BACKENDS}) out of memory\.\s*Tried to allocate {SIZE}"
 # Newer than torch 2.0. "capacty" is how 2.1 wrote it.
 _NEW = re.compile(
     _TRIED
-    + rf"\.?\s*(?:GPU|XPU) (?P<gpu>\d+) has a total capac\w+ of {SIZE} of which {SIZE} is free"
-    r"(?P<rest>.*?(?:reserved by PyTorch but unallocated|(?=Traceback|(?:CUDA|HIP|XPU) out of)|$))",
+    + rf"\.?\s*[GNX]PU (?P<gpu>\d+) has a total capac\w+ of {SIZE} of which {SIZE} is free"
+    + r"(?P<rest>.*?(?:reserved by PyTorch but unallocated"
+    + rf"|(?=Traceback|(?:{_BACKENDS}) out of)|$))",
     re.DOTALL,
 )
 _OLD = re.compile(
     _TRIED
-    + rf"\s*\(GPU (?P<gpu>\d+); {SIZE} total capacity; {SIZE} already allocated; {SIZE} free; "
-    rf"{SIZE} (?:reserved in total by PyTorch|cached)"
+    + rf"\s*\(\w+ (?P<gpu>\d+); {SIZE} total capacity; {SIZE} already allocated; "
+    + rf"(?:[\d.]+ \w+ current active; )?{SIZE} free; "
+    + rf"{SIZE} (?:reserved in total by PyTorch|cached)"
 )
 _BARE = re.compile(r"(?:CUDA|HIP) error: out of memory")
 _BLAS = re.compile(
@@ -256,9 +259,9 @@ def _explain_cpu(sight: Sighting) -> Explanation:
 
 
 READERS = (
-    Reader("torch_device", r"(?:CUDA|HIP|XPU) out of memory\.\s*(?:Tried|$)", _NEW,
+    Reader("torch_device", rf"(?:{_BACKENDS}) out of memory\.\s*(?:Tried|$)", _NEW,
            _explain_device, span=12),
-    Reader("torch_device", r"(?:CUDA|HIP|XPU) out of memory\.\s*(?:Tried|$)", _OLD,
+    Reader("torch_device", rf"(?:{_BACKENDS}) out of memory\.\s*(?:Tried|$)", _OLD,
            _explain_device),
     Reader("torch_mps", "MPS backend out of memory", _MPS, _explain_mps),
     Reader("torch_cpu", "DefaultCPUAllocator: ", _CPU, _explain_cpu, span=4),
