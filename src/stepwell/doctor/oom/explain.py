@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepwell.doctor.oom import (
+    allocator_text,
     ggml_text,
     other_text,
     sglang_text,
@@ -25,6 +26,7 @@ from stepwell.doctor.oom.words import Explanation
 READERS: tuple[Reader, ...] = (
     *ggml_text.READERS,
     *torch_text.READERS,
+    *allocator_text.READERS,
     *vllm_text.READERS,
     *sglang_text.READERS,
     *other_text.READERS,
