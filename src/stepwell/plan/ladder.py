@@ -64,7 +64,8 @@ class _Ladder:
             "parallelism", f"{count} x {device} side by side (tensor parallel)", self.setup,
             gain=f"{format_bytes(self.setup.weight_bytes / count)} of weights on each; a step "
                  f"takes {format_seconds(many)} at least, not {format_seconds(one)}",
-            cost=f"{count} devices; two all-reduces in every layer",
+            cost=f"{count} devices; two all-reduces in every layer"
+                 + ("; K and V lie on several of them" if self._copies() > 1 else ""),
             risk="one device that fails stops all",
         )  # fmt: skip
 
@@ -76,7 +77,7 @@ class _Ladder:
             "paging", "KV in blocks of 16 tokens", replace(self.setup, is_paged=True),
             gain=f"a sequence takes {format_bytes(sizes[1])} ({usual:,} tokens), not "
                  f"{format_bytes(sizes[0])} ({format_tokens(longest)} reserved)"
-            if usual < longest else "little: sequences are as long as they may become",
+            if sizes[1] < sizes[0] else "little: what a sequence takes hardly grows",
             cost="the last block of a sequence is half empty: 8 tokens",
             risk="when all sequences grow at once, some are preempted",
         )  # fmt: skip
@@ -179,8 +180,8 @@ class _Ladder:
 
     def batch(self) -> None:
         """Sequences that decode at once."""
-        one = best_of(replace(self.setup, most_sequences=1), self.workload)
-        best = best_of(self.setup, self.workload)
+        one, _ = best_of(replace(self.setup, most_sequences=1), self.workload)
+        best, _ = best_of(self.setup, self.workload)
         if one is None or best is None:
             return
         rates = [each.output_rate(self.workload) for each in (one, best)]
@@ -269,6 +270,9 @@ class _Ladder:
                 users_after=found.within if taken else start.within,
             )
         )
+
+    def _copies(self) -> float:
+        return Roofline(self.setup.spec, self.setup.device, self.setup.shape).copies
 
     def _users_text(self, setup: Setup) -> str:
         return change(self.score, Score.of(setup, self.workload)) or "no change"

@@ -28,8 +28,8 @@ WEIGHT_RISK: Mapping[WeightPrecision, str] = {
 WEIGHT_PENALTY: Mapping[WeightPrecision, float] = {
     WeightPrecision.FP8: 1.15,
     WeightPrecision.INT8: 1.15,
-    WeightPrecision.INT4: 1.5,
-    WeightPrecision.NF4: 1.5,
+    WeightPrecision.INT4: 2.5,
+    WeightPrecision.NF4: 2.5,
 }
 KV_RISK: Mapping[KVPrecision, str] = {
     KVPrecision.MODEL: "none",

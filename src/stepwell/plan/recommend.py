@@ -69,9 +69,9 @@ def recommend(
         return _does_not_fit(spec, device, workload, wishes, engine, why)
     setup, steps = climb(chosen, workload, kv=wishes.kv)
     open_ended = replace(setup, most_sequences=0)
-    found = best_of(open_ended, workload)
+    found, stretch = best_of(open_ended, workload)
     assert found is not None, "what was chosen holds one sequence"
-    within = Score.of(open_ended, workload).within > 0
+    within = stretch == 1.0
     groups = _groups(setup, workload, wishes, found)
     served = {each: at_efficiency(setup, workload, found, each) for each in _INTERVAL}
     return Recommendation(
@@ -126,11 +126,9 @@ def _choose(
             if setup.free < setup.session_bytes(workload.active):
                 continue
             score = Score.of(setup, workload)
-            within, free = (
-                price_of(setup, users, workload) * penalty for users in (score.within, score.free)
-            )
+            price = price_of(setup, score.users, workload) * penalty
             devices = 0 if workload.users or wishes.devices else count
-            key = (0.0 if score.within else 1.0, float(devices), within, free)
+            key = (score.stretch, float(devices), price)
             if best is None or key < best[0]:
                 best = (key, setup)
     return best[1] if best else None

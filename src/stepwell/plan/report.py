@@ -35,7 +35,7 @@ from stepwell.plan.roofline import (
     kv_bound_batch,
 )
 from stepwell.plan.rows import state_bytes, token_bytes
-from stepwell.plan.setup import Engine, Setup
+from stepwell.plan.setup import Setup
 from stepwell.plan.workload import Workload
 
 CONTEXTS = tuple(1 << power for power in range(11, 21))  # 2K to 1M
@@ -123,13 +123,17 @@ def _weights(given: Setup) -> dict[str, Any]:
     spec = given.spec
     table = weight_table(spec, given.weights)
     return {
-        "precision": given.weights.value,
+        "precision": "fp32" if _is_float32(given) else given.weights.value,
         "native": spec.native.value,
         "by_component": {part.value: size for part, size in table.items()},
         "by_precision": {each.value: weight_bytes(spec, each) for each in WeightPrecision},
         "in_engine": given.weight_bytes,
         "stored_bytes": spec.stored_bytes,
     }
+
+
+def _is_float32(given: Setup) -> bool:
+    return given.weights is WeightPrecision.BF16 and given.spec.dtype_bytes == 4
 
 
 def _kv(spec: ModelSpec, kv: KVPrecision) -> dict[str, Any]:
@@ -297,8 +301,3 @@ def _served(found: Recommendation, work: Workload, efficiency: Efficiency) -> Ma
         "dollars_per_million_output": cost.output,
         "dollars_per_million_blended": cost.blended,
     }
-
-
-def uses_stepwell(plan: Plan) -> bool:
-    """Whether our own engine serves what is recommended."""
-    return plan.recommendation.setup.engine is Engine.STEPWELL

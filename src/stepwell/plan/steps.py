@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from stepwell.plan.roofline import Efficiency
@@ -9,6 +10,7 @@ from stepwell.plan.serving import Served, serve
 from stepwell.plan.setup import Setup
 from stepwell.plan.workload import Slo, Workload
 
+_STRETCHES = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, math.inf)
 _WORTH = 1.1  # a lever with a risk must serve this many times the users
 
 
@@ -41,40 +43,58 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Users of one group, with and without objectives, at the likely efficiency."""
+    """Users of one group at the likely efficiency, and by how many times their objectives must be
+    stretched for it: 1.0 is within them."""
 
-    within: float
-    free: float
+    stretch: float
+    users: float
 
     @classmethod
     def of(cls, setup: Setup, workload: Workload) -> Score:
-        """Of a deployment."""
-        within = serve(setup, workload, Efficiency.LIKELY)
-        free = serve(setup, without_objectives(workload), Efficiency.LIKELY)
-        return cls(within.users if within else 0.0, free.users if free else 0.0)
+        """Of a deployment; no users where nothing fits."""
+        found, stretch = best_of(setup, workload)
+        return cls(stretch, found.users if found else 0.0)
+
+    @property
+    def within(self) -> float:
+        """Users within the objectives."""
+        return self.users if self.stretch == 1.0 else 0.0
 
     def is_worth(self, before: Score) -> bool:
         """Whether a lever with a risk gains enough."""
-        if before.within or self.within:
-            return self.within >= _WORTH * before.within
-        return self.free >= _WORTH * before.free
+        if self.stretch != before.stretch:
+            return self.stretch < before.stretch
+        return self.users >= _WORTH * before.users
 
 
 def change(before: Score, after: Score) -> str:
     """For people; empty where nothing changes."""
     if before.within or after.within:
         a, b, what = before.within, after.within, "users within the objectives"
+    elif before.stretch != after.stretch:
+        return f"objectives missed {_times(before.stretch)}, then {_times(after.stretch)}"
     else:
-        a, b, what = before.free, after.free, "users, none within the objectives"
+        a, b = before.users, after.users
+        what = f"users, objectives missed {_times(after.stretch)}"
     return "" if round(a) == round(b) else f"{a:.0f} → {b:.0f} {what}"
 
 
-def without_objectives(workload: Workload) -> Workload:
-    """The same for users who wait as long as it takes."""
-    return replace(workload, slo=Slo())
+def _times(stretch: float) -> str:
+    return "by far" if math.isinf(stretch) else f"by a factor of {stretch:g}"
 
 
-def best_of(setup: Setup, workload: Workload) -> Served | None:
-    """Within the objectives, or without them where they cannot be met."""
-    found = serve(setup, workload, Efficiency.LIKELY)
-    return found or serve(setup, without_objectives(workload), Efficiency.LIKELY)
+def best_of(setup: Setup, workload: Workload) -> tuple[Served | None, float]:
+    """The most users within the objectives, or within the least stretch of them that can be met;
+    and that stretch. None where not even one sequence fits."""
+    for stretch in _STRETCHES:
+        found = serve(setup, _stretched(workload, stretch), Efficiency.LIKELY)
+        if found is not None:
+            return found, stretch
+    return None, math.inf
+
+
+def _stretched(workload: Workload, stretch: float) -> Workload:
+    if math.isinf(stretch):
+        return replace(workload, slo=Slo())
+    slo = Slo(ttft=workload.slo.ttft * stretch, tpot=workload.slo.tpot * stretch)
+    return replace(workload, slo=slo)
