@@ -44,7 +44,11 @@ def test_a_container_that_grows_in_the_server_is_named(leaking, monkeypatch) -> 
         return {}
 
     with connected(leaking.root) as server:
-        observed = observe([look, server_look(server)], seconds=6.0, every=0.05)
+        looks = [look, server_look(server)]
+        enough = 2000 + 40 * 500
+        observed = observe(
+            looks, seconds=100.0, every=0.05, is_over=lambda: len(leaking.engine.sent) >= enough
+        )
     report = make_report(observed, target="x", memory_left=None)
     assert report.trends["items in LeakingEngine.sent"].verdict is Verdict.GROWS
     assert report.finished and report.finished >= 2

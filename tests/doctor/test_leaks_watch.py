@@ -41,10 +41,13 @@ def running(code: str) -> Iterator[int]:
         process.wait()
 
 
-def watched(code: str, *, seconds: float = 2.5) -> dict[str, Verdict]:
+def watched(code: str, *, seconds: float = 2.5, tries: int = 3) -> dict[str, Verdict]:
+    """Verdicts by series, "" for all. Longer where a busy machine left too few looks."""
     with running(code) as pid:
         observed = observe([process_look(pid)], seconds=seconds, every=0.06)
     report = make_report(observed, target="test", memory_left=1 << 30)
+    if report.verdict is Verdict.UNDECIDED and tries > 1:
+        return watched(code, seconds=2 * seconds, tries=tries - 1)
     return {"": report.verdict} | {name: t.verdict for name, t in report.trends.items()}
 
 
@@ -70,7 +73,7 @@ def test_a_child_that_grows_is_found() -> None:
 
 
 def test_a_short_look_is_undecided() -> None:
-    assert watched(GROWS, seconds=0.5)["own memory"] is Verdict.UNDECIDED
+    assert watched(GROWS, seconds=0.5, tries=1)["own memory"] is Verdict.UNDECIDED
 
 
 def test_own_memory_is_measured_to_the_megabyte() -> None:
