@@ -18,10 +18,10 @@ from stepwell.plan.roofline import (
     compute_bound_batch,
     decode_bound,
     kv_bound_batch,
-    kv_read,
     prefill_bound,
     ttft_bound,
 )
+from stepwell.plan.work import kv_read
 
 A100 = device("a100-80g")
 

@@ -19,18 +19,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from stepwell.hardware.devices import Device
-from stepwell.plan.architecture import (
-    AttentionKind,
-    Component,
-    KVPrecision,
-    LayerSpec,
-    ModelSpec,
-    WeightPart,
-    WeightPrecision,
+from stepwell.plan.architecture import Component, KVPrecision, ModelSpec, WeightPrecision
+from stepwell.plan.work import (
+    attention_flop,
+    kv_read,
+    kv_shards,
+    multiplied,
+    pairs,
+    step_weights,
 )
-from stepwell.plan.memory import remembered, states
-from stepwell.plan.rows import token_bytes
-from stepwell.plan.weights import part_bytes, takes
 
 
 class Efficiency(Enum):
@@ -82,15 +79,15 @@ class Roofline:
     def __init__(self, spec: ModelSpec, device: Device, shape: Shape | None = None) -> None:
         self.spec, self.device, self.shape = spec, device, shape or Shape()
         self.rate = _rate(device, self.shape)
-        self.shared, self.routed = _weights(spec, self.shape.weights)
-        self.multiplied = _multiplied(spec)
-        self.head = _multiplied(spec, only=Component.HEAD)
+        self.shared, self.routed = step_weights(spec, self.shape.weights)
+        self.multiplied = multiplied(spec)
+        self.head = multiplied(spec, only=Component.HEAD)
         # K and V of fewer heads than devices, and latents of MLA, lie on several devices.
         self.copies = self.shape.devices / kv_shards(spec, self.shape.devices)
 
     def decode(self, *, batch: int, context: int) -> Work:
         """One step of `batch` sequences that each remember `context` tokens."""
-        flop = batch * (2.0 * self.multiplied + _attention_flop(self.spec, context))
+        flop = batch * (2.0 * self.multiplied + attention_flop(self.spec, context))
         kv = kv_read(self.spec, context, self.shape.kv) * self.copies
         return Work(self.weights_read(batch) + batch * kv, flop, self._talk(batch))
 
@@ -99,7 +96,7 @@ class Roofline:
         flop = 2.0 * (tokens * (self.multiplied - self.head) + self.head)
         for layer, count in self.spec.kinds:
             width = 2.0 * layer.q_heads * (layer.key_dim + layer.value_dim)
-            flop += count * width * _pairs(layer, tokens, context)
+            flop += count * width * pairs(layer, tokens, context)
             flop += 4.0 * count * tokens * layer.state.held if layer.state else 0.0
         kv = kv_read(self.spec, context, self.shape.kv) * self.copies
         return Work(self.weights_read(tokens) + kv, flop, self._talk(tokens))
@@ -188,83 +185,9 @@ def kv_bound_batch(line: Roofline, *, context: int) -> int:
     return low
 
 
-def kv_read(spec: ModelSpec, context: int, precision: KVPrecision) -> int:
-    """Bytes of K, V and states that one decoded token reads; a state is written back as well."""
-    size = spec.dtype_bytes
-    rows = sum(
-        count * remembered(layer, context) * token_bytes(layer.rows, precision, dtype_bytes=size)
-        for layer, count in spec.kinds
-    )
-    return rows + 2 * states(spec)
-
-
-def kv_shards(spec: ModelSpec, devices: int) -> int:
-    """Devices among which the KV of a sequence is divided; the others hold copies."""
-    heads = [layer.kv_heads for layer, _ in spec.kinds if layer.kind is not AttentionKind.NONE]
-    if any(layer.kind is AttentionKind.LATENT for layer, _ in spec.kinds):
-        return 1
-    return min([devices, *heads])
-
-
 def _rate(device: Device, shape: Shape) -> float:
     """FLOP/s in the precision that is multiplied in: fp8 where weights and device have it; weights
     in other low bits are unpacked and multiplied in 16."""
     if shape.weights is WeightPrecision.FP8:
         return device.flops.get("fp8", device.flops["bf16"])
     return device.flops["bf16"]
-
-
-def _weights(
-    spec: ModelSpec, precision: WeightPrecision
-) -> tuple[float, tuple[tuple[float, float], ...]]:
-    """Bytes that every step reads, and (bytes, share of them that one token passes) of experts."""
-    shared, routed = 0.0, []
-    for part in spec.weights:
-        if part.component is Component.EMBEDDING and not _is_tied_head(spec, part):
-            continue
-        size = part_bytes(part, precision, dtype_bytes=spec.dtype_bytes)
-        if part.active is None:
-            shared += size
-        else:
-            routed.append((float(size), part.active / part.copies))
-    return shared, tuple(routed)
-
-
-def _is_tied_head(spec: ModelSpec, part: WeightPart) -> bool:
-    is_table = part.component is Component.EMBEDDING
-    return spec.tied and is_table and part.shape == (spec.vocab_size, spec.hidden_size)
-
-
-def _multiplied(spec: ModelSpec, *, only: Component | None = None) -> int:
-    """Weights of matrices that one token is multiplied with."""
-    found = 0
-    for part in spec.weights:
-        tied = _is_tied_head(spec, part)
-        component = Component.HEAD if tied else part.component
-        if (tied or takes(part, WeightPrecision.INT8)) and only in (None, component):
-            found += part.active_parameters
-    return found
-
-
-def _attention_flop(spec: ModelSpec, context: int) -> float:
-    """Of one decoded token."""
-    flop = 0.0
-    for layer, count in spec.kinds:
-        width = layer.key_dim + layer.value_dim
-        if layer.kind is AttentionKind.LATENT:
-            width = layer.latent + layer.rope + layer.latent
-        flop += count * 2.0 * layer.q_heads * width * remembered(layer, context)
-        flop += count * 4.0 * layer.state.held if layer.state else 0.0
-    return flop
-
-
-def _pairs(layer: LayerSpec, tokens: int, context: int) -> float:
-    """Pairs of a new token and one that it sees."""
-    if layer.kind is AttentionKind.NONE:
-        return 0.0
-    if layer.kind in (AttentionKind.SLIDING, AttentionKind.CHUNKED):
-        inside = min(tokens, max(0, layer.window - context))  # before the window is full
-        grown = inside * (context + inside / 2.0)
-        share = 1.0 if layer.kind is AttentionKind.SLIDING else 0.5  # a chunk starts empty again
-        return grown + (tokens - inside) * layer.window * share
-    return tokens * (context + tokens / 2.0)

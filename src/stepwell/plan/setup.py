@@ -8,7 +8,8 @@ from enum import StrEnum
 from stepwell.hardware.devices import THIS_MACHINE, Device
 from stepwell.plan.architecture import KVPrecision, ModelSpec, WeightPrecision
 from stepwell.plan.memory import Rounding, kv_bytes, refusal, weight_bytes
-from stepwell.plan.roofline import Shape, kv_shards
+from stepwell.plan.roofline import Shape
+from stepwell.plan.work import kv_shards
 
 # Of a device's memory: driver context, workspace, activations, compiled graphs. An assumption.
 RESERVE_SHARE = 0.05
