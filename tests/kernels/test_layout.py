@@ -12,12 +12,12 @@ from stepwell.kernels.linear.quantize import WeightFormat, quantize
 @pytest.mark.parametrize("shape", [(64, 64), (1, 16), (77, 192), (129, 896)], ids=str)
 def test_round_trip(shape):
     weight = torch.randn(shape).bfloat16()
-    panels = layout.from_bfloat16(weight)
+    panels = layout.from_bfloat16(weight, Slabs())
     assert torch.equal(layout.to_bfloat16(panels), weight)
     assert panels.panels.shape[1:] == (shape[1] // 2, 64)
     for format in (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.NF4):
         quantized = quantize(weight, format=format)
-        again = layout.to_quantized(layout.from_quantized(quantized))
+        again = layout.to_quantized(layout.from_quantized(quantized, Slabs()))
         assert torch.equal(again.levels, quantized.levels)
         assert torch.equal(again.scales, quantized.scales)
 

@@ -8,7 +8,9 @@
               16-bit halves are one pair, the high bytes the other
     int4, nf4 a chunk is 16 rows x 8:  [row][half h]: nibble p of 4 is k(2p + h)
 
-Rows are padded with zeros to whole panels, at least PANELS of them. Owns nothing.
+Rows are padded with zeros to whole panels, at least PANELS of them. Packed weights lie in `Slabs`:
+a step reads all of them, and with 4 KiB pages it would wait for address translations, and push out
+those that the code between steps needs. Owns nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from stepwell.kernels.linear.quantize import QuantizedWeight, WeightFormat
+from stepwell.kernels.pages import Slabs
 
 PANEL_ROWS = 16
 MIN_PANELS = 4
@@ -50,16 +53,16 @@ def _pad(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
 
 
-def from_bfloat16(weight: Tensor) -> Panels:
-    """weight bfloat16 [N, K], K a multiple of 8."""
+def from_bfloat16(weight: Tensor, slabs: Slabs) -> Panels:
+    """weight bfloat16 [N, K], contiguous, K a multiple of 8."""
     shape = (weight.shape[0], weight.shape[1])
-    rows = _pad(weight).view(torch.int16)
-    chunks = rows.view(-1, PANEL_ROWS, shape[1] // 2, 2).transpose(1, 2).contiguous()
+    pairs = _pad(weight).view(torch.int32)
+    chunks = slabs.keep(pairs.view(-1, PANEL_ROWS, shape[1] // 2).transpose(1, 2))
     panels = chunks.view(torch.uint8).view(len(chunks), shape[1] // 2, 64)
     return Panels(WeightFormat.BFLOAT16, shape, 0, panels, torch.empty(0, dtype=torch.float16))
 
 
-def from_quantized(weight: QuantizedWeight) -> Panels:
+def from_quantized(weight: QuantizedWeight, slabs: Slabs) -> Panels:
     """K a multiple of the group, which is a multiple of 8."""
     shape = (weight.levels.shape[0], weight.levels.shape[1])
     levels = _pad(weight.levels)
@@ -71,8 +74,8 @@ def from_quantized(weight: QuantizedWeight) -> Panels:
         low = nibbles[..., 0, :] | nibbles[..., 1, :] << 4
         high = nibbles[..., 2, :] | nibbles[..., 3, :] << 4
         chunks = torch.stack([low, high], dim=-1).flatten(3)
-    panels = chunks.transpose(1, 2).contiguous().view(count, -1, 64)
-    scales = _pad(weight.scales).view(count, PANEL_ROWS, -1).transpose(1, 2).contiguous()
+    panels = slabs.keep(chunks.transpose(1, 2)).view(count, -1, 64)
+    scales = slabs.keep(_pad(weight.scales).view(count, PANEL_ROWS, -1).transpose(1, 2))
     return Panels(weight.format, shape, weight.group, panels, scales)
 
 

@@ -18,7 +18,7 @@ from stepwell.kernels.linear.base import PackedLinear, flat_rows
 from stepwell.kernels.linear.layout import PANEL_ROWS, Panels, from_bfloat16, from_quantized
 from stepwell.kernels.linear.quantize import NF4_LEVELS, WeightFormat, quantize
 from stepwell.kernels.native import dot, team
-from stepwell.kernels.pages import advise_huge_pages
+from stepwell.kernels.pages import Slabs
 
 _KINDS = {
     WeightFormat.BFLOAT16: cpu_tiles.BFLOAT16,
@@ -41,7 +41,6 @@ class PanelLinear(PackedLinear):
     def __init__(self, weight: Panels, bias: Tensor | None) -> None:
         super().__init__(shape=weight.shape, format=weight.format)
         self.group = weight.group
-        advise_huge_pages(weight.panels)
         padded = torch.zeros(len(weight.panels) * PANEL_ROWS)
         if bias is not None:
             padded[: len(bias)] = bias.detach().float()
@@ -156,12 +155,14 @@ def refusal(weight: Tensor) -> str | None:
     return dot.missing_features()
 
 
-def pack_panels(weight: Tensor, bias: Tensor | None, *, format: WeightFormat) -> PanelLinear:
-    """A module over a packed copy of weight [N, K]; check `refusal` first."""
+def pack_panels(
+    weight: Tensor, bias: Tensor | None, *, format: WeightFormat, slabs: Slabs
+) -> PanelLinear:
+    """A module over a packed copy of weight [N, K] in `slabs`; check `refusal` first."""
     plain = weight.detach()
     if format is WeightFormat.BFLOAT16:
-        return PanelLinear(from_bfloat16(plain.contiguous()), bias)
-    return PanelLinear(from_quantized(quantize(plain, format=format)), bias)
+        return PanelLinear(from_bfloat16(plain.contiguous(), slabs), bias)
+    return PanelLinear(from_quantized(quantize(plain, format=format), slabs), bias)
 
 
 @cache

@@ -17,6 +17,7 @@ from stepwell.kernels import registry
 from stepwell.kernels.linear import onednn
 from stepwell.kernels.linear.base import PackedLinear
 from stepwell.kernels.linear.quantize import WeightFormat, dequantize, quantize
+from stepwell.kernels.pages import Slabs
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,14 @@ def refusal(weight: Tensor, *, format: WeightFormat = WeightFormat.BFLOAT16) -> 
 
 
 def pack(
-    weight: Tensor, bias: Tensor | None = None, *, format: WeightFormat = WeightFormat.BFLOAT16
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    format: WeightFormat = WeightFormat.BFLOAT16,
+    slabs: Slabs | None = None,
 ) -> PackedLinear:
     """A module that computes with a packed copy of weight [N, K]; the original is not kept.
+    `slabs`: where the copy shall be, beside others.
 
     Raises ValueError where `refusal` has a reason.
     """
@@ -55,7 +61,7 @@ def pack(
     panels = _panels()
     if panels.refusal(weight) is not None:
         return onednn.OneDnnLinear(weight, bias)
-    return panels.pack_panels(weight, bias, format=format)
+    return panels.pack_panels(weight, bias, format=format, slabs=slabs or Slabs())
 
 
 @cache
@@ -84,6 +90,7 @@ def pack_linears(
     if registry.kernel_choice() == registry.REFERENCE:
         return _plain(model, format=format, exceptions=exceptions or {})
     uses = _weight_uses(model)
+    slabs = Slabs()
     packed = kept = extra = linear_bytes = plain_bytes = 0
     reason = "no linear layer"
     for parent_name, parent in list(model.named_modules()):
@@ -101,7 +108,7 @@ def pack_linears(
                 kept, reason = kept + 1, refused
                 linear_bytes += child.weight.nbytes
                 continue
-            module = pack(child.weight, child.bias, format=wanted)
+            module = pack(child.weight, child.bias, format=wanted, slabs=slabs)
             setattr(parent, name, module)
             packed += 1
             linear_bytes += module.nbytes
