@@ -7,6 +7,7 @@ import torch
 
 from stepwell.kernels.linear import activations, layout
 from stepwell.kernels.linear.quantize import WeightFormat, quantize
+from stepwell.kernels.pages import Slabs
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (1, 16), (77, 192), (129, 896)], ids=str)

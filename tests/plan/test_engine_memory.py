@@ -19,7 +19,7 @@ def test_the_parts_are_the_total() -> None:
     found = engine_memory(HOUSE, EngineSettings(pool=64 << 20))
     assert found.weights == 13_123_328
     assert found.kv_pool == 67_092_480  # whole blocks of 49,152 bytes
-    assert found.workspace == 4_338_180
+    assert found.workspace == 4_868_100
     parts = (
         found.weights, found.kv_pool, found.workspace, found.host_tier, found.steps,
         found.tokenizer, found.kernels, found.interpreter, found.libraries,

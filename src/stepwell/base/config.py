@@ -117,6 +117,9 @@ class SchedulerConfig:
     max_step_tokens: int = _setting(512, "tokens per step; longer prompts are chunked")
     max_sequences: int = _setting(64, "sequences per step")
     max_waiting: int = _setting(1024, "requests that may wait; more are refused with 429")
+    ahead_ms: int = _setting(
+        80, "steps that may run, in milliseconds, before new requests are looked for; 0: one"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +266,8 @@ def _check(config: Config) -> None:
     for name in ("max_step_tokens", "max_sequences", "max_waiting"):
         value = getattr(config.scheduler, name)
         _require(value >= 1, f"scheduler.{name}", value, "at least 1")
+    ahead = config.scheduler.ahead_ms
+    _require(0 <= ahead <= 1000, "scheduler.ahead_ms", ahead, "between 0 and 1000")
     _require(
         config.model.max_model_len >= 0,
         "model.max_model_len",

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-
 _REMEMBERED_PER_BLOCK = 4
 _MOST_REMEMBERED = 1 << 20
 

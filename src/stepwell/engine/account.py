@@ -124,5 +124,7 @@ def _held(part: Part, ranges: Ranges, opaque: int = 0) -> Held:
 
 
 def _range_of(tensor: Tensor) -> tuple[int, int]:
+    if tensor.is_contiguous():  # packed weights lie side by side in one storage
+        return tensor.data_ptr(), tensor.nbytes
     storage: Any = tensor.untyped_storage()
     return storage.data_ptr(), storage.nbytes()

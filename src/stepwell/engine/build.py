@@ -24,6 +24,7 @@ from stepwell.base.units import format_bytes
 from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
 from stepwell.engine.account import StartBook, take_account
+from stepwell.engine.ahead import MOST_STEPS, Ahead
 from stepwell.engine.build_rolling import make_rolling
 from stepwell.engine.build_streaming import load_for
 from stepwell.engine.build_tiers import (
@@ -291,6 +292,7 @@ def _assemble(
         max_step_tokens=max(limits.max_step_tokens, limits.max_sequences),
         max_sequences=limits.max_sequences,
         max_model_len=info.max_model_len,
+        max_ahead=MOST_STEPS,
     )
     door = Door(
         vocab_size=info.vocab_size,
@@ -307,6 +309,7 @@ def _assemble(
         scheduler=scheduler,
         door=door,
         weight_bytes=info.weight_bytes,
+        ahead=Ahead(seconds=limits.ahead_ms / 1000, most=MOST_STEPS),
         tiers=tiers,
         streamer=loaded.streamer,
         check_every_step=os.environ.get("STEPWELL_CHECK") == "1",

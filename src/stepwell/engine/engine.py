@@ -25,6 +25,7 @@ from stepwell.base.request import (
     TokenLogprobs,
 )
 from stepwell.cache.manager import CacheManager
+from stepwell.engine.ahead import Ahead, only_decodes
 from stepwell.engine.door import Door
 from stepwell.engine.emit import Emitter
 from stepwell.engine.runner import ModelRunner, StepLogits
@@ -84,6 +85,7 @@ class Engine:
         scheduler: Scheduler,
         door: Door,
         weight_bytes: int,
+        ahead: Ahead | None = None,
         tiers: Tiers | None = None,
         streamer: Streamer | None = None,
         check_every_step: bool = False,
@@ -93,6 +95,7 @@ class Engine:
         self._cache = cache
         self._scheduler = scheduler
         self._door = door
+        self._ahead = ahead
         self.tiers = tiers
         self._streamer = streamer
         self._weight_bytes = weight_bytes
@@ -185,7 +188,6 @@ class Engine:
         deltas = self._run(plan)
         if self.tiers is not None:
             self._observe(self.tiers, plan, start)
-        self._counters.steps += 1
         self._counters.add_waste(self._cache)
         if self._check_every_step:
             self._cache.check()
@@ -276,8 +278,13 @@ class Engine:
     def _run(self, plan: Seq[ScheduledSequence]) -> list[Delta]:
         """Forward the plan. If that raises, each entry alone, so that only the culprits fail
         (writing K and V again into the same slots changes nothing)."""
+        steps = self._steps_for(plan)
+        start = time.monotonic()
         try:
-            result = self._runner.run(plan, self._cache)
+            if steps > 1:
+                tokens, _ = self._runner.decode(plan, self._cache, steps=steps)
+            else:
+                result = self._runner.run(plan, self._cache)
         except Exception as error:
             if len(plan) == 1:
                 logger.exception("step failed for %s", plan[0].sequence.sequence_id)
@@ -285,7 +292,37 @@ class Engine:
                 return [self._fail_one(self._by_sequence[plan[0].sequence], failure)]
             logger.warning("a step of %d sequences failed (%s); retrying singly", len(plan), error)
             return [delta for item in plan for delta in self._run([item])]
-        return self._apply(plan, result)
+        self._counters.steps += steps
+        if self._ahead is not None and only_decodes(plan):
+            took = time.monotonic() - start
+            self._ahead.observe(sequences=len(plan), steps=steps, seconds=took)
+        return self._apply_all(plan, tokens) if steps > 1 else self._apply(plan, result)
+
+    def _steps_for(self, plan: Seq[ScheduledSequence]) -> int:
+        """Steps to run before looking again; the pool has room for them."""
+        if self._ahead is None or not only_decodes(plan) or not self._runner.can_decode(plan):
+            return 1
+        steps = self._ahead.steps_for(plan)
+        return steps if steps > 1 and self._scheduler.grow_ahead(plan, steps) else 1
+
+    def _apply_all(self, plan: Seq[ScheduledSequence], tokens: Seq[Seq[int]]) -> list[Delta]:
+        """Commit and emit several steps. What was computed for a sequence behind its end is of no
+        use: it lies in slots behind its last token, which nobody reads."""
+        deltas = []
+        for step, chosen in enumerate(tokens):
+            for item, token in zip(plan, chosen, strict=True):
+                live = self._by_sequence.get(item.sequence)
+                if live is None:
+                    continue
+                one = ScheduledSequence(item.sequence, item.start + step, 1)
+                try:
+                    self._commit(one)
+                    delta = self._accept(live, token, (), time.monotonic())
+                except Exception as error:
+                    delta = self._fail_one(live, _failure(error, item))
+                if delta is not None:
+                    deltas.append(delta)
+        return deltas
 
     @staticmethod
     def _observe(tiers: Tiers, plan: Seq[ScheduledSequence], start: float) -> None:
@@ -308,11 +345,8 @@ class Engine:
             live = self._by_sequence[item.sequence]
             try:
                 delta = self._advance(live, item, result, position, greedy, now)
-            except StepwellError as error:
-                delta = self._fail_one(live, error)
             except Exception as error:
-                logger.exception("sampling failed for %s", item.sequence.sequence_id)
-                delta = self._fail_one(live, StepFailed(f"sampling failed: {error!r}"))
+                delta = self._fail_one(live, _failure(error, item))
             if delta is not None:
                 deltas.append(delta)
         return deltas
@@ -327,6 +361,8 @@ class Engine:
         if not positions:
             return {}
         rows = [result.rows[i].stop - 1 for i in positions]
+        if result.likeliest is not None:
+            return {i: result.likeliest[row] for i, row in zip(positions, rows, strict=True)}
         whole = rows == list(range(result.logits.shape[0]))
         logits = result.logits if whole else result.logits[rows]
         return dict(zip(positions, sample_greedy(logits), strict=True))
@@ -343,8 +379,7 @@ class Engine:
         sequence, rows = live.sequence, result.rows[position]
         if sequence.skips_prefix_cache:
             self._add_prompt_logprobs(live, item, result, rows)
-        sequence.computed = item.start + item.count
-        self._cache.commit(sequence.sequence_id, sequence.token_ids, computed=sequence.computed)
+        self._commit(item)
         if not item.samples:
             return None
         if sequence.first_token_at is None:
@@ -360,14 +395,20 @@ class Engine:
             logprobs = tuple(
                 logprobs_of(logits.unsqueeze(0), [token], count=sequence.sampling.logprobs)
             )
-        self._counters.generation_tokens += 1
         return self._accept(live, token, logprobs, now)
+
+    def _commit(self, item: ScheduledSequence) -> None:
+        """K and V of these tokens are in the pool."""
+        sequence = item.sequence
+        sequence.computed = item.start + item.count
+        self._cache.commit(sequence.sequence_id, sequence.token_ids, computed=sequence.computed)
 
     def _accept(
         self, live: _Live, token: int, logprobs: tuple[TokenLogprobs, ...], now: float
     ) -> Delta | None:
         """Append the token and decide whether the sequence ends."""
         sequence, sampler = live.sequence, live.sampler
+        self._counters.generation_tokens += 1
         sequence.token_ids.append(token)
         ends = token in sampler.stop_ids and sequence.output_length > sequence.sampling.min_tokens
         if sampler.grammar is not None and not ends:
@@ -427,3 +468,11 @@ class Engine:
         live.sequence.finish_reason = FinishReason.ERROR
         live.sequence.error = error
         return self._finish(live, time.monotonic())
+
+
+def _failure(error: Exception, item: ScheduledSequence) -> StepwellError:
+    """What the sequence ends with."""
+    if isinstance(error, StepwellError):
+        return error
+    logger.error("sampling failed for %s", item.sequence.sequence_id, exc_info=error)
+    return StepFailed(f"sampling failed: {error!r}")

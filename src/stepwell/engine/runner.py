@@ -8,13 +8,15 @@ blocks that are new since the last step are written into it.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stepwell.cache.manager import CacheManager
+from stepwell.engine.ahead import only_decodes
 from stepwell.engine.scheduler import ScheduledSequence
 from stepwell.kernels.paged_attention import PrefillSpan, RaggedBatch
 from stepwell.model.attention import CONTEXT_ARGUMENT, PackedRows, StepContext
@@ -22,16 +24,21 @@ from stepwell.model.fused.forward import FusedForward, fused_stack
 from stepwell.model.load import LoadedModel
 from stepwell.model.pool import KVPool
 
+if TYPE_CHECKING:
+    from stepwell.model.fused.decode import Decoder
+
 
 @dataclass(frozen=True, slots=True)
 class StepLogits:
     """Logits of the rows that were asked for, float or half precision, [rows, vocabulary].
 
     `rows[i]` is the slice of rows of plan entry i: its sampling row last, if it samples.
+    `likeliest`: each row's best token, where it is known already. Valid until the next step.
     """
 
     logits: Tensor
     rows: tuple[slice, ...]
+    likeliest: list[int] | None = None
 
 
 class ModelRunner:
@@ -45,6 +52,7 @@ class ModelRunner:
         max_step_tokens: int,
         max_sequences: int,
         max_model_len: int,
+        max_ahead: int = 1,
     ) -> None:
         self._model = loaded.model
         stack = fused_stack(loaded.model)
@@ -52,6 +60,7 @@ class ModelRunner:
         if stack is not None:
             stack.reserve(max_step_tokens)
         self._pool = pool
+        self._decoder = _decoder(loaded.model, self._fused, pool, max_sequences, max_ahead)
         self._device = pool.storage.device
         width = -(-max_model_len // pool.block_size)
         self._table = np.zeros((max_sequences, width), dtype=np.int32)
@@ -67,7 +76,8 @@ class ModelRunner:
 
     @property
     def buffers(self) -> list[Tensor]:
-        """The step buffers, the rows between fused kernels, and tables of rotary embeddings."""
+        """The step buffers, the rows between fused kernels and around them, and tables of rotary
+        embeddings."""
         own = [
             torch.from_numpy(self._table),
             self._batch_table,
@@ -77,16 +87,48 @@ class ModelRunner:
             self._starts,
             self._contexts,
         ]
-        return own if self._fused is None else own + self._fused.buffers
+        own += [] if self._fused is None else self._fused.buffers
+        return own + ([] if self._decoder is None else self._decoder.buffers)
 
     @property
     def nbytes(self) -> int:
         """Bytes of `buffers`."""
         return sum(buffer.nbytes for buffer in self.buffers)
 
+    def can_decode(self, plan: Seq[ScheduledSequence]) -> bool:
+        """Whether this step of decoding is one program, and several can be."""
+        return self._decoder is not None and len(plan) <= self._decoder.rows.capacity
+
+    @torch.inference_mode()
+    def decode(
+        self, plan: Seq[ScheduledSequence], cache: CacheManager, *, steps: int = 1
+    ) -> tuple[list[list[int]], Tensor]:
+        """Steps of a plan that `can_decode`, each after the first with the likeliest tokens of the
+        one before; the pool has room for all. Returns those tokens, by step and entry of the plan,
+        and the last step's logits."""
+        assert self._decoder is not None
+        batch = self._prepare(plan, cache)
+        count, size = len(plan), self._pool.block_size
+        table = batch.block_tables.numpy()
+        contexts = self._contexts.numpy()[:count]
+        batches = [batch]
+        for step in range(1, steps):
+            places = contexts.astype(np.int64) + (step - 1)  # of this step's token
+            slots = table[np.arange(count), places // size].astype(np.int64) * size + places % size
+            further = torch.from_numpy((places + 1).astype(np.int32))
+            batches.append(replace(batch, context_lens=further, slots=torch.from_numpy(slots)))
+        tokens, positions = (b.numpy()[:count] for b in (self._tokens, self._positions))
+        chosen, logits = self._decoder.run(tokens, positions, batches, self._pool.layers)
+        found: list[list[int]] = chosen.tolist()
+        return found, logits
+
     @torch.inference_mode()
     def run(self, plan: Seq[ScheduledSequence], cache: CacheManager) -> StepLogits:
         """Compute the planned tokens: K and V land in the pool, logits come back."""
+        if only_decodes(plan) and self.can_decode(plan):
+            (likeliest,), logits = self.decode(plan, cache)
+            rows = tuple(slice(i, i + 1) for i in range(len(plan)))
+            return StepLogits(logits=logits, rows=rows, likeliest=likeliest)
         batch = self._prepare(plan, cache)
         context = StepContext(layers=self._pool.layers, batch=batch, packed=self._packed_rows(plan))
         total = sum(p.count for p in plan)
@@ -170,6 +212,19 @@ class ModelRunner:
 
     def _to_device(self, buffer: Tensor) -> Tensor:
         return buffer if self._device.type == "cpu" else buffer.to(self._device, non_blocking=True)
+
+
+def _decoder(
+    model: Any, fused: FusedForward | None, pool: KVPool, sequences: int, steps: int
+) -> Decoder | None:
+    """Steps of decoding as programs, where model and pool can be read by compiled code."""
+    if fused is None:
+        return None
+    from stepwell.model.fused.decode import Decoder
+
+    if Decoder.refusal(model, fused) is not None or not fused.stack.finds_pages(pool.layers):
+        return None
+    return Decoder(model, fused, sequences=sequences, steps=steps)
 
 
 def _buffer(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

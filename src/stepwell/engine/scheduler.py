@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -129,6 +130,16 @@ class Scheduler:
         if self.preemptions == preempted_before:
             self._admit_waiting(planned, budget, now)
         return sorted(planned.values(), key=lambda p: p.count > 1)
+
+    def grow_ahead(self, plan: Seq[ScheduledSequence], steps: int) -> bool:
+        """Room for so many steps of the sequences of a step that was just scheduled, if nothing has
+        to give way to them and nothing waits."""
+        if self.waiting or self._rolling is not None or len(plan) < len(self.running):
+            return False
+        return all(
+            self._cache.grow(item.sequence.sequence_id, tokens=item.start + steps) is Room.GRANTED
+            for item in plan
+        )
 
     def _make_room(
         self,

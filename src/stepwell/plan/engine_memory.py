@@ -46,6 +46,7 @@ _POOL_SHARE = 0.5  # of what is left beside the weights (engine/resolve.py)
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _LEAST_ROWS = 16
 _TURN_ROWS = 4096  # a table of rotary embeddings grows by so many positions
+_DECODE_ROWS, _STEPS_AHEAD, _ARGMAX_PIECE = 64, 8, 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ def _pool(spec: ModelSpec, settings: EngineSettings, beside: int) -> int:
 
 
 def _workspace(spec: ModelSpec, settings: EngineSettings) -> int:
-    """engine/runner.py and model/fused/workspace.py."""
+    """engine/runner.py, model/fused/workspace.py and ends.py."""
     tokens = max(settings.max_step_tokens, settings.max_sequences)
     blocks = -(-_length(spec, settings) // settings.block_tokens)
     sequences = settings.max_sequences
@@ -150,7 +151,16 @@ def _fused_rows(spec: ModelSpec, settings: EngineSettings, tokens: int) -> int:
             group = group_of(columns, WeightPrecision.INT8)
             total += capacity * (columns + 8 * (columns // group if group else 0))
     turns = -(-(tokens + 8) // _TURN_ROWS) * _TURN_ROWS
-    return total + 2 * 2 * turns * layer.key_dim
+    return total + 2 * 2 * turns * layer.key_dim + _decode_rows(spec, settings)
+
+
+def _decode_rows(spec: ModelSpec, settings: EngineSettings) -> int:
+    """model/fused/ends.py: tokens, positions, choices, pieces of argmax, logits."""
+    if spec.vocab_size % 16:
+        return 0  # such a head is no part of a program
+    pieces = -(-spec.vocab_size // _ARGMAX_PIECE)
+    a_sequence = 8 * (2 + _STEPS_AHEAD + pieces) + 2 * spec.vocab_size
+    return min(settings.max_sequences, _DECODE_ROWS) * a_sequence
 
 
 def _inner(spec: ModelSpec) -> int:

@@ -72,7 +72,7 @@ class PanelLinear(PackedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """x bfloat16 [..., in_features] -> [..., out_features]."""
         rows = flat_rows(x)
-        out = torch.empty(len(rows), len(self.panels) * PANEL_ROWS, dtype=x.dtype)
+        out = torch.empty(len(rows), padded_columns(self), dtype=x.dtype)
         if len(rows):
             self._compute(rows, out)
         return out[:, : self.out_features].view(*x.shape[:-1], self.out_features)
@@ -126,6 +126,11 @@ class PanelLinear(PackedLinear):
         record[compiled.ENDING] = ending
         record[compiled.OTHER] = 0 if other is None else other.data_ptr()
         return record
+
+
+def padded_columns(module: PanelLinear) -> int:
+    """Columns of the rows that it writes; those from `out_features` on mean nothing."""
+    return len(module.panels) * PANEL_ROWS
 
 
 def _runs(rows: int, panels: int) -> tuple[int, int]:

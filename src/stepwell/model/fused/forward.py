@@ -63,15 +63,24 @@ class FusedForward:
         logits: Tensor = self._model.lm_head(self._base.norm(kept))
         return logits
 
-    def _turns(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [1, T, D] of these positions."""
-        rotary = self._base.rotary_emb
-        if getattr(rotary, "rope_type", None) not in _FIXED_ROPE:
-            found: tuple[Tensor, Tensor] = rotary(hidden, position_ids=positions.unsqueeze(0))
-            return found
-        last = int(positions.max())
+    @property
+    def has_tables(self) -> bool:
+        """Whether cosines and sines depend on the position alone."""
+        return getattr(self._base.rotary_emb, "rope_type", None) in _FIXED_ROPE
+
+    def tables(self, last: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [1, P, D] of positions up to `last` and more, where `has_tables`."""
         if self._tables is None or last >= self._tables[0].shape[1]:
             many = torch.arange(-(-(last + 1) // _TABLE_STEP) * _TABLE_STEP).unsqueeze(0)
-            self._tables = rotary(hidden, position_ids=many)
-        cos, sin = self._tables
+            self._tables = self._base.rotary_emb(self._base.embed_tokens.weight, position_ids=many)
+        return self._tables
+
+    def _turns(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [1, T, D] of these positions."""
+        if not self.has_tables:
+            found: tuple[Tensor, Tensor] = self._base.rotary_emb(
+                hidden, position_ids=positions.unsqueeze(0)
+            )
+            return found
+        cos, sin = self.tables(int(positions.max()))
         return cos.index_select(1, positions), sin.index_select(1, positions)

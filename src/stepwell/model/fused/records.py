@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stepwell.kernels.argmax import cpu as argmax
+from stepwell.kernels.gather import cpu as gather
 from stepwell.kernels.linear import activations, cpu_tiles
 from stepwell.kernels.linear import cpu_kernel as linear_kernel
 from stepwell.kernels.linear.activations import Rounded
@@ -22,6 +24,8 @@ from stepwell.kernels.linear.panels import PanelLinear
 from stepwell.kernels.native import program
 from stepwell.kernels.norm import cpu as norm
 from stepwell.kernels.rotary import cpu as rotary
+from stepwell.model.fused.ends import StepEnds
+from stepwell.model.fused.pages import StepCalls
 from stepwell.model.fused.recognize import LayerParts
 from stepwell.model.fused.workspace import Workspace
 
@@ -45,17 +49,26 @@ class LayerCalls:
 @dataclass(frozen=True, slots=True)
 class Program:
     """`calls` as `program.run` takes them, but for the addresses of the per-step records; `fresh`
-    are the records as each run must find them, `records` those that it works on."""
+    are the records as each run must find them, `records` those that it works on. `gathers` and
+    `choice` are places in the records, of a program that has `StepEnds`."""
 
     calls: Integers
     layers: tuple[LayerCalls, ...]
     fresh: Integers
     records: Integers
     modules: tuple[Any, ...]  # compiled code, kept alive
+    gathers: tuple[int, ...]  # where the records of a step's beginning are
+    choice: int  # and that of its end
 
     def reset(self) -> None:
         """Make the records ready for a run."""
         self.records[:] = self.fresh
+
+    def put(self, step: StepCalls, calls: Integers) -> None:
+        """Write a step's own calls into a copy of `calls`."""
+        places = [layer.attend for layer in self.layers]
+        calls[places, :2] = step.writes
+        calls[[place + 1 for place in places], :2] = step.attends
 
     def point(self, layer: LayerCalls) -> None:
         """Take the addresses of a layer's weights as they are now; after `reset`."""
@@ -74,9 +87,13 @@ class Builder:
         self._layers: list[LayerCalls] = []
         self._weights: list[tuple[int, Tensor]] = []  # of the layer at hand: place in the records
         self._last_rounded: tuple[str, tuple[int, int]] | None = None  # rows, (columns, group)
+        self._gathers: list[int] = []
+        self._choice = 0
 
-    def build(self, layers: Sequence[LayerParts]) -> Program:
-        """The program of these layers, in their order."""
+    def build(self, layers: Sequence[LayerParts], ends: StepEnds | None = None) -> Program:
+        """The program of these layers, in their order; with `ends`, of a whole step."""
+        if ends is not None:
+            self._begin(ends)
         for parts in layers:
             first = len(self._calls)
             self._before(parts)
@@ -89,6 +106,8 @@ class Builder:
             self._weights.clear()
             last = len(self._calls)
             self._layers.append(LayerCalls(first, attend, after, last, places, weights))
+        if ends is not None:
+            self._end(ends)
         fresh = np.concatenate(self._records)
         records = fresh.copy()
         base = records.ctypes.data
@@ -97,7 +116,41 @@ class Builder:
             dtype=np.int64,
         )
         kernels = tuple(k for k, _, _ in self._calls if k)
-        return Program(calls, tuple(self._layers), fresh, records, kernels)
+        gathers, choice = tuple(self._gathers), self._choice
+        return Program(calls, tuple(self._layers), fresh, records, kernels, gathers, choice)
+
+    def _begin(self, ends: StepEnds) -> None:
+        """Rows of the embedding, and of the rotary tables."""
+        sources = (
+            (ends.embedding, ends.rows.tokens, "hidden"),
+            (ends.cos, ends.rows.positions, "cos"),
+            (ends.sin, ends.rows.positions, "sin"),
+        )
+        for table, places, target in sources:
+            record = gather.fields(table, places[: self._rows], self._tensor(target))
+            self._gathers.append(self._size)
+            self._add(gather.compiled_kernel(), record)
+        self._wait()
+
+    def _end(self, ends: StepEnds) -> None:
+        """norm -> head -> the best of each row."""
+        rows = ends.rows
+        self._norm(ends.norm, "hidden")
+        kind = ends.head.kind_for(self._rows)
+        rounded = self._round(ends.head, "normed") if kind == cpu_tiles.DOT_BYTES else None
+        logits, found = rows.logits[: self._rows], rows.found[: self._rows]
+        record = ends.head.fields(kind, self._tensor("normed"), logits, rounded=rounded)
+        self._add(linear_kernel.compiled_kernel(kind), record)
+        self._wait()
+        logits = logits[:, : ends.head.out_features]
+        self._add(argmax.compiled_kernel(), argmax.fields(logits, found))
+        self._wait()
+        places = (array[: self._rows] for array in (rows.chosen[0], rows.tokens, rows.positions))
+        chosen, tokens, positions = places
+        record = argmax.choice_fields(found, chosen=chosen, tokens=tokens, positions=positions)
+        self._choice = self._size
+        self._add(argmax.compiled_choice(), record)
+        self._wait()
 
     def _before(self, parts: LayerParts) -> None:
         """norm -> q, k, v -> rotary."""

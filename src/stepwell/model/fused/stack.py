@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from stepwell.base.decisions import Decision
 from stepwell.base.errors import ModelError
 from stepwell.kernels import registry
-from stepwell.kernels.paged_attention import AttentionSpec
+from stepwell.kernels.paged_attention import AttentionSpec, PagedLayer, RaggedBatch
 from stepwell.model.attention import CONTEXT_ARGUMENT, AttentionContext, LayerShape, StepContext
-from stepwell.model.fused.pages import PagedCalls
+from stepwell.model.fused.pages import PagedCalls, StepCalls
 from stepwell.model.fused.recognize import LayerParts, parts_of
 from stepwell.model.fused.records import Builder, LayerCalls, Program, run_calls
 from stepwell.model.fused.workspace import Workspace, bucket_for
@@ -52,23 +52,29 @@ class FusedStack(nn.Module):
         super().__init__()
         self.layers = layers
         self._streams = streams
-        self._parts = tuple(parts)
+        self.parts = tuple(parts)
         self._workspace: Workspace | None = None
         self._programs: OrderedDict[int, Program] = OrderedDict()
         self._pages: PagedCalls | None = None
-        self._lock = threading.Lock()  # one pass at a time: the workspace is shared
+        self.lock = threading.Lock()  # one pass at a time: the workspace is shared
 
     @property
     def workspace(self) -> list[Tensor]:
         """Rows between kernels."""
         return [] if self._workspace is None else self._workspace.tensors
 
-    def reserve(self, rows: int) -> None:
+    @property
+    def streams_weights(self) -> bool:
+        """Whether weights move between layers."""
+        return self._streams is not None
+
+    def reserve(self, rows: int) -> Workspace:
         """Allocate for passes of up to so many rows, so that none does while serving."""
         if self._workspace is None or self._workspace.capacity < rows:
-            self._workspace = Workspace(self._parts, capacity=bucket_for(rows))
+            self._workspace = Workspace(self.parts, capacity=bucket_for(rows))
             self._programs.clear()
             self._pages = None
+        return self._workspace
 
     def forward(
         self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
@@ -78,14 +84,14 @@ class FusedStack(nn.Module):
         if context is None:
             return self._run_plain(hidden_states, position_embeddings, **kwargs)
         rows = hidden_states.shape[1]
-        with self._lock:
+        with self.lock:
             self.reserve(rows)
             program = self._program_for(rows)
             self._take("hidden", hidden_states[0])
             for name, table in zip(("cos", "sin"), position_embeddings, strict=True):
                 self._take(name, table[0])
             program.reset()
-            if isinstance(context, StepContext) and self._finds_pages(context):
+            if isinstance(context, StepContext) and self._finds(context):
                 self._run_paged(program, context, rows)
             else:
                 self._run_in_pieces(program, context, rows)
@@ -95,7 +101,7 @@ class FusedStack(nn.Module):
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
     ) -> Tensor:
         """As transformers does it, with one of its own attention functions."""
-        if len({parts.shape.window for parts in self._parts}) > 1:
+        if len({parts.shape.window for parts in self.parts}) > 1:
             raise ModelError("the layers of a fused model have several masks, of which one came.")
         for layer in self.layers:
             hidden_states = layer(hidden_states, position_embeddings=position_embeddings, **kwargs)
@@ -112,34 +118,46 @@ class FusedStack(nn.Module):
         known = self._programs.get(rows)
         if known is None:
             assert self._workspace is not None
-            known = Builder(self._workspace, rows=rows).build(self._parts)
+            known = Builder(self._workspace, rows=rows).build(self.parts)
             self._programs[rows] = known
             if len(self._programs) > _PROGRAMS_KEPT:
                 self._programs.popitem(last=False)
         self._programs.move_to_end(rows)
         return known
 
-    def _finds_pages(self, context: StepContext) -> bool:
+    def _finds(self, context: StepContext) -> bool:
         """Whether all of a pass can be one program."""
-        if context.packed:
-            return False
-        if self._pages is None or not self._pages.fits(context.layers):
-            self._pages = PagedCalls(self._parts, context.layers)
+        return not context.packed and self._knows(context.layers)
+
+    def finds_pages(self, layers: Mapping[nn.Module, PagedLayer]) -> bool:
+        """Whether compiled code reads and writes this pool."""
+        with self.lock:
+            return self._knows(layers)
+
+    def _knows(self, layers: Mapping[nn.Module, PagedLayer]) -> bool:
+        if self._pages is None or not self._pages.fits(layers):
+            self._pages = PagedCalls(self.parts, layers)
         return self._pages.usable
 
-    def _run_paged(self, program: Program, context: StepContext, rows: int) -> None:
+    def prepare(
+        self, batch: RaggedBatch, layers: Mapping[nn.Module, PagedLayer], rows: int
+    ) -> StepCalls:
+        """What a step over a pool that is known adds to a program of so many rows. Hold `lock`."""
+        if not self._knows(layers):
+            raise ModelError("no compiled code reads this pool.")
         assert self._pages is not None
         names = ("query", "key", "value", "attended")
-        step = self._pages.prepare(context.batch, *(self._rows(name, rows) for name in names))
+        return self._pages.prepare(batch, *(self._rows(name, rows) for name in names))
+
+    def _run_paged(self, program: Program, context: StepContext, rows: int) -> None:
+        step = self.prepare(context.batch, context.layers, rows)
         calls = program.calls.copy()
-        for place, write, attend in zip(program.layers, step.writes, step.attends, strict=True):
-            calls[place.attend, :2] = write
-            calls[place.attend + 1, :2] = attend
+        program.put(step, calls)
         threads = torch.get_num_threads()
         if self._streams is None:
             run_calls(calls, threads=threads)
         else:
-            for parts, place in zip(self._parts, program.layers, strict=True):
+            for parts, place in zip(self.parts, program.layers, strict=True):
                 self._enter(parts, program, place)
                 run_calls(calls[place.first : place.last], threads=threads)
                 self._streams.leave(parts.layer)
@@ -153,7 +171,7 @@ class FusedStack(nn.Module):
 
     def _run_in_pieces(self, program: Program, context: AttentionContext, rows: int) -> None:
         threads = torch.get_num_threads()
-        for parts, place in zip(self._parts, program.layers, strict=True):
+        for parts, place in zip(self.parts, program.layers, strict=True):
             self._enter(parts, program, place)
             run_calls(program.calls[place.first : place.attend], threads=threads)
             query, key, value = (  # copies: a context may keep them, and the rows are used again
