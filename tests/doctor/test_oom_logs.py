@@ -27,6 +27,7 @@ kernel: usb 1-1: new high-speed USB device number 9 using xhci_hcd
 systemd[1]: app.service: Main process exited, code=exited, status=0/SUCCESS
 grpc error: RESOURCE_EXHAUSTED: Received message larger than max (5242880 vs. 4194304)
 [Trainer] ran out of patience, stopping early; room for improvement
+stepwell: error [hardware_error]: model.device is cuda, but torch finds no CUDA device. Use --device cpu.
 stepwell: serving house on http://127.0.0.1:8000/v1
 """  # noqa: E501
 

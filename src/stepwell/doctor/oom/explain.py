@@ -14,6 +14,7 @@ from stepwell.doctor.oom import (
     ggml_text,
     other_text,
     sglang_text,
+    stepwell_text,
     system_text,
     torch_text,
     vllm_text,
@@ -30,6 +31,7 @@ READERS: tuple[Reader, ...] = (
     *vllm_text.READERS,
     *sglang_text.READERS,
     *other_text.READERS,
+    *stepwell_text.READERS,
     *system_text.READERS,
 )
 """In the order in which they are asked about a place: those with numbers first."""

@@ -1,4 +1,4 @@
-"""TGI, TensorRT-LLM, JAX, LMCache, and Stepwell's own errors."""
+"""TGI, TensorRT-LLM, JAX, LMCache."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ _JAX = re.compile(
 _LMCACHE = re.compile(
     r"Failed to allocate memory for tensor\([^\n]*?because no memory is available"
 )
-_OWN = re.compile(
-    r"\[?(?P<code>pool_does_not_fit|weights_budget_too_small|hardware_error)\]?:? (?P<told>[^\n]+)"
-)
-_OWN_POOL = re.compile(rf"a pool of {SIZE} exceeds the {SIZE} that are left")
 
 
 def _tgi(sight: Sighting) -> Explanation:
@@ -120,37 +116,10 @@ def _lmcache(sight: Sighting) -> Explanation:
     )  # fmt: skip
 
 
-def _own(sight: Sighting) -> Explanation:
-    code, told = sight.group("code"), sight.group("told")
-    sizes = _OWN_POOL.search(told)
-    asked, left = map(parse_size, sizes.groups()) if sizes else (None, None)
-    steps = [*lack_steps("stepwell", Phase.UNKNOWN, sight.facts)]
-    if asked is not None and left is not None:
-        steps.insert(0, Step(f"Set cache.pool to {format_bytes(left * 0.9)} or less, or auto.",
-                             f"{format_bytes(asked - left * 0.9)} less"))  # fmt: skip
-    if code == "weights_budget_too_small":
-        steps = [Step("Raise model.weights_budget to what the message names, or lower "
-                      "scheduler.max_step_tokens.", "layers stream through that much")]  # fmt: skip
-    return Explanation(
-        kind=f"stepwell_{code}",
-        source="Stepwell, start",
-        title="Stepwell refused to start: it does not fit",
-        why=f"Sizes are checked before anything is allocated: {told}",
-        steps=tuple(steps),
-        text=sight.text,
-        phase=Phase.KV_CACHE,
-        requested=asked,
-        free=left,
-        holders=(Holder("see `stepwell plan`", None, "the message has what was checked"),),
-    )
-
-
 READERS = (
     Reader("tgi_warmup", "Not enough memory to handle", _TGI, _tgi, span=3),
     Reader("trtllm_alloc", r"\[TensorRT-LLM\]\[ERROR\] CUDA runtime error", _TRT, _trt, span=3),
     Reader("jax_exhausted", "RESOURCE_EXHAUSTED", _JAX, _jax, span=3),
     Reader("lmcache_full", "Failed to allocate memory for tensor", _LMCACHE, _lmcache,
            Weight.EVENT, span=3),
-    Reader("stepwell", "pool_does_not_fit|weights_budget_too_small|hardware_error", _OWN, _own,
-           span=1),
 )  # fmt: skip
