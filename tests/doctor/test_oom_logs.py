@@ -66,6 +66,12 @@ def test_the_last_that_explains_most_is_chosen_and_all_are_counted() -> None:
     assert report.kinds == {"torch_full": 1, "torch_too_large": 1, "exit_137": 2}
 
 
+def test_a_death_long_after_is_its_own_story() -> None:
+    log = [*fixture("torch_full"), *["serving"] * 5000, *fixture("exit_137")]
+    found = explain_log(log).explanation
+    assert found is not None and found.kind == "exit_137"
+
+
 def test_facts_of_the_start_split_the_numbers() -> None:
     message = fixture("vllm_sampler_warmup")[:1]
     start = [

@@ -20,7 +20,7 @@ from stepwell.doctor.oom import (
     vllm_text,
 )
 from stepwell.doctor.oom.facts import LogFacts
-from stepwell.doctor.oom.reader import Reader, Sighting
+from stepwell.doctor.oom.reader import Reader, Sighting, Weight
 from stepwell.doctor.oom.scan import Place, is_suspicious, scan
 from stepwell.doctor.oom.words import Explanation
 
@@ -37,6 +37,9 @@ READERS: tuple[Reader, ...] = (
 """In the order in which they are asked about a place: those with numbers first."""
 
 _ANCHORS = re.compile("|".join(f"(?:{reader.anchor})" for reader in READERS))
+
+FAR = 2000
+"""Lines after a cause beyond which a death is its own story, as after a restart."""
 
 WHAT_TO_SEND = (
     "the log from the start of the process to the error, of all its processes (workers too)",
@@ -82,7 +85,7 @@ def explain_log(lines: Iterable[str]) -> LogReport:
             continue
         weight, explanation = read
         kinds[explanation.kind] += 1
-        if best is None or weight >= best[0]:
+        if best is None or weight >= best[0] or _is_late(weight, place.number, best[1].line):
             best = weight, dataclasses.replace(explanation, line=place.number)
     return LogReport(
         lines=found.lines,
@@ -91,6 +94,11 @@ def explain_log(lines: Iterable[str]) -> LogReport:
         facts=found.facts,
         suspicious=tuple(sorted(unknown)[-5:]) if best is None else (),
     )
+
+
+def _is_late(weight: int, line: int, cause: int) -> bool:
+    """Whether something died so long after the last cause that this was not its cause."""
+    return weight == Weight.CONSEQUENCE and line - cause > FAR
 
 
 def _read(place: Place, facts: LogFacts) -> tuple[int, Explanation] | None:
