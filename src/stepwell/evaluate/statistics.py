@@ -88,10 +88,11 @@ def first_token_figures(
     cold: Sequence[float], warm: Sequence[float], steps: Sequence[float]
 ) -> dict[str, Any]:
     """What contestants answer to `ttft`: seconds to the first token of a new and of a repeated
-    prompt, the median of the seconds between later tokens, and their number a second."""
-    rate = len(steps) / math.fsum(steps) if steps else math.nan
+    prompt, the mean of the seconds between later tokens (which may come several at once), and
+    their number a second."""
+    step = math.fsum(steps) / len(steps) if steps else math.nan
     figures = {"cold": list(cold), "warm": list(warm)}
-    return figures | {"decode_step": median(steps), "decode_rate": rate}
+    return figures | {"decode_step": step, "decode_rate": 1 / step}
 
 
 def without_nan(value: Any) -> Any:
