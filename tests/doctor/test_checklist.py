@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,12 +17,20 @@ pytest.importorskip("uvicorn")
 
 from stepwell.base.config import load_config
 from stepwell.cli.doctor import app
-from stepwell.doctor.checklist.evidence import BenchFile, Evidence, Live, look, read_results
+from stepwell.doctor.checklist.evidence import (
+    BenchFile,
+    Evidence,
+    Live,
+    is_loopback,
+    look,
+    read_results,
+)
 from stepwell.doctor.checklist.item import Item, Status
 from stepwell.doctor.checklist.probe import Pair, ProbeRefused, ProbeResult, probe
 from stepwell.doctor.checklist.run import RULES, check
 from stepwell.doctor.errors import DoctorError
 from stepwell.doctor.fetch import ModelCard, Server, connected
+from stepwell.doctor.leaks.process import listening_addresses
 from stepwell.doctor.page import read_page
 from stepwell.doctor.reading import read
 from tests.api.fake_engine import FakeEngine, FakeInfo
@@ -137,6 +146,28 @@ def test_keys_are_seen(server: Running) -> None:
         locked.stop()
     exposed = dataclasses.replace(looked(server), listens=("0.0.0.0",))
     assert status("keys", live=exposed) is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("[::1]", True), ("0.0.0.0", False),
+     ("::", False), ("::ffff:127.0.0.1", True), ("10.0.0.7", False), ("gpu.example", False)],
+)  # fmt: skip
+def test_what_is_reached_from_outside(address: str, local: bool) -> None:
+    assert is_loopback(address) is local
+
+
+def test_where_a_port_listens_is_seen() -> None:
+    for family, address, seen in (
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"), (socket.AF_INET, "0.0.0.0", "0.0.0.0"),
+        (socket.AF_INET6, "::1", "::1"),
+    ):  # fmt: skip
+        try:
+            server = socket.create_server((address, 0), family=family)
+        except OSError:  # no IPv6 here
+            continue
+        with server:
+            assert listening_addresses(server.getsockname()[1]) == (seen,)
 
 
 def test_reuse_is_tested(server: Running) -> None:

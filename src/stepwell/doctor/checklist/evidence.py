@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import time
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ from stepwell.doctor.leaks.process import listening_addresses
 from stepwell.doctor.page import Page
 from stepwell.doctor.reading import Reading, read
 
-_LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 _WITHOUT_KEY = "/v1/models"
 
 
@@ -106,7 +106,13 @@ def capacity(measures: Mapping[str, float]) -> str:
 
 def is_loopback(address: str) -> bool:
     """Whether an address is reached from the same machine only."""
-    return address.startswith(_LOOPBACK)
+    if address == "localhost":
+        return True
+    try:
+        parsed = ipaddress.ip_address(address.strip("[]"))
+    except ValueError:
+        return False
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
 def _status(url: str) -> int | None:

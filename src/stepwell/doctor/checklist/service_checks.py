@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
 
 from stepwell.base.config import Config
 from stepwell.base.units import format_seconds
@@ -211,7 +212,7 @@ def _keys_live(live: Live | None) -> Item:
 
 
 def _host(root: str) -> str:
-    return root.partition("://")[2].partition("/")[0]
+    return urlsplit(root).hostname or ""
 
 
 def _keys_config(config: Config | None) -> Item | None:
