@@ -188,3 +188,16 @@ def test_sums_account_for_every_byte(parts: list[tuple[list[tuple[int, str]], bo
     assert sums.largest_free <= sums.free
     assert sum(sums.parts.values()) == sums.allocated
     assert 0.0 <= sums.fragmentation < 1.0
+
+
+def test_sums_are_those_of_torchs_own_reader() -> None:
+    """The fixture has the structure that torch's reader expects, and both add up alike."""
+    pytest.importorskip("torch")
+    from torch.cuda._memory_viz import segsum
+
+    value = fragmented()
+    (sums,) = read(value).devices
+    shown = segsum(value)
+    assert f"total_reserved: {sums.reserved / MIB:.1f}MiB" in shown
+    assert f"total_allocated: {sums.allocated / MIB:.1f}MiB" in shown
+    assert f"total_free: {(sums.free + sums.private_free) / MIB:.1f}MiB" in shown
