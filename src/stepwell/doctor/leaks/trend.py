@@ -4,7 +4,10 @@ Memory is not noise around a line: it jumps up for a step and back, warms up and
 the first quarter is left out, the rest is cut into blocks of which the lowest value counts (a leak
 lifts the lows), and the slope over the blocks is Theil's and Sen's: the median of the slopes of all
 pairs, with Sen's interval from Kendall's statistic (Sen, Journal of the ASA 63, 1968). The second
-half must grow by itself, or what grew has settled.
+half must grow by itself, or what grew has settled. That interval takes deviations from the line to
+be independent; a heap that wanders is not. So either the steps between blocks must have a mean
+above zero by a t-test (which a random walk passes in one of a hundred), or what deviates from the
+line must be no wandering: neighbouring blocks hardly correlated.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median, stdev
 
 WARM_UP = 0.25
 """Share of the time that is left out."""
@@ -22,6 +25,9 @@ WARM_UP = 0.25
 LEAST_BLOCKS, MOST_BLOCKS = 8, 40
 _Z = 2.576  # two-sided 99 %
 _Z_HALF = 1.645  # 90 % for the second half, which has half the blocks
+_DRIFT = 2.33  # one-sided 99 % of a normal distribution
+_WANDERS = 0.3
+"""Correlation of neighbouring deviations from the line above which they are a walk, not noise."""
 
 Point = tuple[float, float]
 
@@ -67,6 +73,8 @@ def judge(points: Sequence[Point], *, material: float) -> Trend:
     estimate = sen_slope(blocks, z=_Z)
     late = sen_slope(blocks[len(blocks) // 2 :], z=_Z_HALF)
     verdict, because = _verdict(estimate, late, seconds=seconds, material=material)
+    if verdict is Verdict.GROWS and not drifts(blocks, slope=estimate[0]):
+        verdict, because = Verdict.UNDECIDED, "it grew, as a heap that wanders may by chance"
     return _trend(verdict, estimate, late[0], seconds, len(blocks), first, last, material, because)
 
 
@@ -91,6 +99,19 @@ def sen_slope(points: Sequence[Point], *, z: float) -> tuple[float, float, float
         slopes[low] if low >= 0 else -math.inf,
         slopes[high] if high < pairs else math.inf,
     )
+
+
+def drifts(blocks: Sequence[Point], *, slope: float) -> bool:
+    """Whether growth is more than a walk without direction would show by chance."""
+    steps = [b[1] - a[1] for a, b in itertools.pairwise(blocks)]
+    spread = stdev(steps) if len(steps) > 1 else 0.0
+    if spread == 0 or mean(steps) / (spread / math.sqrt(len(steps))) > _DRIFT:
+        return True
+    rest = [value - slope * second for second, value in blocks]
+    middle = mean(rest)
+    energy = sum((value - middle) ** 2 for value in rest)
+    beside = sum((a - middle) * (b - middle) for a, b in itertools.pairwise(rest))
+    return energy == 0 or beside / energy < _WANDERS
 
 
 def _verdict(
