@@ -131,6 +131,16 @@ def test_a_long_log_keeps_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(report.kinds.values()) <= 256
 
 
+def test_colours_and_progress_bars_do_not_hide_a_message() -> None:
+    message = fixture("vllm_no_blocks")[-1].replace("vllm-1  | ", "")
+    log = [f"\x1b[0;36m(EngineCore_DP0 pid=7)\x1b[0;0m \x1b[31m{message}\x1b[0m"]
+    found = explain_log(log).explanation
+    assert found is not None and found.kind == "vllm_no_blocks" and "\x1b" not in found.text
+    bar = "Capturing CUDA graph shapes:   0%|          | 0/35\r  3%|"
+    found = explain_log([f"{bar}\r{fixture('torch_full')[0]}\r\n"]).explanation
+    assert found is not None and found.phase is Phase.GRAPHS and found.line == 1
+
+
 def test_ranks_prefixes_do_not_hide_a_message() -> None:
     plain = explained("torch_full")
     found = explain_log([f"[rank0]: {fixture('torch_full')[0]}"]).explanation

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stepwell.doctor.oom.facts import LogFacts
@@ -23,6 +23,7 @@ _PREFIXES = re.compile(
     r"|(?:ERROR|WARNING|INFO|CRITICAL|DEBUG) \d\d-\d\d [\d:]+ (?:\[[^\]]*\]|\S+\])\s?"
     r"|[\w.-]+-\d+\s+\| |> )+"
 )
+_COLOURS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _SUSPICIOUS = re.compile(
     r"out[ _]of[ _]memory|\boom\b|oom-kill|cannot allocate|failed to allocate|not enough memory"
     r"|insufficient memory|alloc\w* failed|memoryerror|bad_alloc|resource_exhausted",
@@ -61,13 +62,12 @@ class Place:
 
 @dataclass(slots=True)
 class Scan:
-    """What a pass found. `anchored`: how many lines matched, also those not kept.
-    `suspicious`: lines about memory that no anchor knows, the last few."""
+    """What a pass found: `places`, the last few hundred of them. `suspicious`: lines about memory
+    that no anchor knows, the last few."""
 
     facts: LogFacts = field(default_factory=LogFacts)
     places: deque[Place] = field(default_factory=lambda: deque(maxlen=_MOST_PLACES))
     lines: int = 0
-    anchored: int = 0
     suspicious: deque[tuple[int, str]] = field(
         default_factory=lambda: deque(maxlen=_MOST_SUSPICIOUS)
     )
@@ -85,9 +85,7 @@ def scan(lines: Iterable[str], *, anchors: re.Pattern[str]) -> Scan:
     found = Scan()
     recent: deque[str] = deque(maxlen=BEFORE)
     opened: deque[_Open] = deque()
-    for raw in lines:
-        found.lines += 1
-        raw = raw[:_LONGEST_LINE].rstrip("\r\n")
+    for found.lines, raw in _shown(lines):
         found.facts.read(raw)
         line = strip_prefix(raw)
         for place in opened:
@@ -97,7 +95,6 @@ def scan(lines: Iterable[str], *, anchors: re.Pattern[str]) -> Scan:
         if not any(needle in line for needle in _NEEDLES):
             pass
         elif anchors.search(line):
-            found.anchored += 1
             opened.append(_Open(found.lines, tuple(recent), [line]))
             while len(opened) > AFTER:
                 found.places.append(_close(opened.popleft()))
@@ -106,6 +103,16 @@ def scan(lines: Iterable[str], *, anchors: re.Pattern[str]) -> Scan:
         recent.append(line)
     found.places.extend(map(_close, opened))
     return found
+
+
+def _shown(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """(line number, text) without colours; what a progress bar overwrote counts as lines too."""
+    for number, line in enumerate(lines, start=1):
+        text = line[:_LONGEST_LINE].rstrip("\r\n")
+        if "\x1b" in text:
+            text = _COLOURS.sub("", text)
+        for part in text.split("\r"):
+            yield number, part
 
 
 def is_suspicious(line: str) -> bool:
