@@ -16,6 +16,7 @@ from stepwell.base.config import describe_settings
 from stepwell.evaluate.speed_table import result_table
 
 ROOT = Path(__file__).resolve().parents[1]
+_SERVERS = {"own": "Stepwell", "vllm": "vLLM on the CPU"}
 _BEGIN, _END = "<!-- numbers:begin -->", "<!-- numbers:end -->"
 
 
@@ -278,12 +279,42 @@ PLANNED = (
 )  # fmt: skip
 
 
+def doctor_numbers() -> str:
+    """What `stepwell doctor` found on real servers, and what it found that nobody planted."""
+    result = _result("doctor-live")
+    if result is None:
+        return "Not tried yet.\n"
+    lines = [
+        f"`bench/results/doctor-live.json`, {result['date'][:10]}, {result['machine']['cores']} "
+        f"cores of {result['machine']['cpu']}:",
+        "",
+        "| server | what was planted | found | gain it states |",
+        "|---|---|---|---|",
+    ]
+    for server, rows in result["servers"].items():
+        for name, row in rows.items():
+            found = ", ".join(f"`{code}`" for code in row["found"]) or "nothing"
+            share = max((f["gain_share"] for f in row["findings"]), default=0.0)
+            gain = f"{share:.0%}" if row["findings"] else ""
+            lines.append(f"| {_SERVERS[server]} | {name} | {found} | {gain} |")
+    lines.append("")
+    for server, counts in result["summary"].items():
+        lines.append(
+            f"{_SERVERS[server]}: {counts['faults_found']} of {counts['faults_planted']} planted "
+            f"faults found, {counts['findings_on_healthy_servers']} findings on "
+            f"{counts['healthy_servers']} healthy servers, "
+            f"{counts['false_findings_beside_faults']} false findings beside the planted ones.  "
+        )
+    return "\n".join([line.rstrip() for line in lines]) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """Path -> generated content."""
     return {
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "architectures.md": architectures_page(),
         ROOT / "docs" / "plan.md": with_numbers(ROOT / "docs" / "plan.md", plan_numbers()),
+        ROOT / "docs" / "doctor.md": with_numbers(ROOT / "docs" / "doctor.md", doctor_numbers()),
         ROOT / "README.md": with_numbers(ROOT / "README.md", numbers()),
         ROOT / "bench" / "README.md": with_numbers(ROOT / "bench" / "README.md", speed_numbers()),
     }

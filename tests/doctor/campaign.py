@@ -156,6 +156,13 @@ OWN: tuple[Planted, ...] = (
         prompt=sessions(5, length=1300), clients=2, output=10, pause=0.3, warm_up=8.0, window=6.0,
     ),
     Planted(
+        name="healthy, prompts with nothing in common",
+        start=own(cache__pool="32MiB", model__max_model_len=2048), prompt=unlike(),
+    ),
+    Planted(
+        name="healthy, nobody asks", start=own(cache__pool="64MiB"), prompt=chats(), clients=0,
+    ),
+    Planted(
         name="pool too small",
         start=own(cache__pool="3MiB", model__max_model_len=900),
         prompt=chats(shared=20, own=200), clients=8, output=100,
@@ -237,6 +244,18 @@ VLLM: tuple[Planted, ...] = (
         name="healthy",
         start=rival(*_SMALL, "--num-gpu-blocks-override", "256"),
         prompt=chats(), window=8.0,
+    ),
+    Planted(
+        name="healthy, sessions that pause, residency metrics",
+        start=rival(
+            *_SMALL, "--num-gpu-blocks-override", "256", "--kv-cache-metrics",
+            "--kv-cache-metrics-sample", "1.0",
+        ),
+        prompt=sessions(8, length=300), pause=0.2, window=8.0,
+    ),
+    Planted(
+        name="healthy, prompts with nothing in common",
+        start=rival(*_SMALL, "--num-gpu-blocks-override", "256"), prompt=unlike(), window=8.0,
     ),
     Planted(
         name="pool too small",

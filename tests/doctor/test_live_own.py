@@ -27,4 +27,4 @@ def test_what_is_planted_is_found_and_nothing_else(planted, tmp_path):
     said = [(f.code, f.symptom) for f in outcome.report.findings]
     assert not outcome.missed, said
     assert not outcome.false, said
-    assert outcome.status, "no request was answered"
+    assert outcome.status or not planted.clients, "no request was answered"

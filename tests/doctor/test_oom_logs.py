@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepwell.doctor.oom.explain import explain_log
 from stepwell.doctor.oom.words import Phase
-from tests.doctor.test_oom_messages import explained, fixture
+from tests.doctor.test_oom_messages import EXPECTED, explained, fixture
 
 HEALTHY_VLLM = """\
 INFO 12-20 20:25:46 worker.py:241] Memory profiling takes 19.77 seconds
@@ -145,3 +150,26 @@ def test_ranks_prefixes_do_not_hide_a_message() -> None:
     plain = explained("torch_full")
     found = explain_log([f"[rank0]: {fixture('torch_full')[0]}"]).explanation
     assert found is not None and found.requested == plain.requested
+
+
+@given(st.sampled_from(sorted(EXPECTED)), st.data())
+def test_damaged_messages_never_raise(name: str, data: st.DataObject) -> None:
+    """Cut, doubled, with other digits, as copied by hand: explained or not, and printable."""
+    text = "\n".join(fixture(name))
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(text)))
+        cut = data.draw(st.integers(0, 12))
+        text = (
+            text[:at]
+            + data.draw(st.sampled_from(["", "0", ".", "9", ",", "\n", "(", "-"]))
+            + (text[at + cut :])
+        )
+    found = explain_log(text.splitlines()).explanation
+    if found is not None:
+        json.dumps(found.as_dict())
+        assert found.finding().title
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_zeros_never_raise(name: str) -> None:
+    explain_log([re.sub(r"\d", "0", line) for line in fixture(name)])

@@ -106,7 +106,10 @@ def _read(place: Place, facts: LogFacts) -> tuple[int, Explanation] | None:
         sight: Sighting | None = reader.see(place, facts)
         if sight is None:
             continue
-        explanation = reader.explain(sight)
+        try:
+            explanation = reader.explain(sight)
+        except (ArithmeticError, ValueError):  # numbers that make no sense: the text is damaged
+            continue
         if explanation is not None:
             return int(reader.weight), explanation
     return None
