@@ -149,9 +149,10 @@ OWN: tuple[Planted, ...] = (
         start=own(cache__pool="64MiB"), prompt=sessions(8, length=300), pause=0.2,
     ),
     Planted(
-        name="healthy, sessions that return from disk",
-        start=own_with_disk(
-            cache__pool="16MiB", model__max_model_len=2048, tiers__chunk_blocks=16
+        name="healthy, sessions that return from host memory",
+        start=own(
+            cache__pool="16MiB", model__max_model_len=2048, tiers__chunk_blocks=32,
+            tiers__host="256MiB",
         ),
         prompt=sessions(5, length=1300), clients=2, output=10, pause=0.3, warm_up=8.0, window=6.0,
     ),
