@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stepwell.base.errors import CheckpointNotFound, StepwellError, UnknownArchitecture
+from stepwell.hardware.devices import device
 from stepwell.plan import catalogue
 from stepwell.plan.architecture import AttentionKind, Component, WeightPrecision
 from stepwell.plan.families import known_types
-from stepwell.plan.memory import fixed_bytes, kv_bytes_per_token, states, weight_bytes
+from stepwell.plan.memory import (
+    Rounding,
+    fixed_bytes,
+    kv_bytes,
+    kv_bytes_per_token,
+    states,
+    weight_bytes,
+)
 from stepwell.plan.read import read_model, spec_of
+from stepwell.plan.report import make_plan
+from stepwell.plan.request import PlanRequest
 
 # Parameters as the model cards on the Hugging Face Hub state them (safetensors metadata).
 PUBLISHED = {
@@ -220,6 +233,28 @@ def test_what_cannot_be_derived_is_refused_by_name(changes: dict[str, object], s
         spec_of({**LLAMA, **changes}, name="x", source="x")
 
     assert caught.value.code == "unknown_architecture"
+
+
+ODD = [None, -1, 0, "x", [], {}, 1e9, True, 2.5, float("nan"), [1], ["full_attention"], 1 << 39]
+FIELDS = ["layer_types", "quantization_config", "dtype", "text_config", "no_rope_layers"]
+FIELDS += ["moe_layers", "sliding_window", "head_dim", "mlp_only_layers", "attn_layer_indices"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(catalogue.names()), st.data(), st.sampled_from(ODD))
+def test_odd_fields_give_a_model_or_a_refusal(name: str, data: st.DataObject, value: Any) -> None:
+    config = catalogue.models()[name].config
+    field = data.draw(st.sampled_from([*config, *FIELDS]))
+    try:
+        spec = spec_of({**config, field: value}, name="x", source="x")
+    except StepwellError:
+        return
+    assert weight_bytes(spec) > 0
+    for rounding in (Rounding.IDEAL, Rounding.VLLM):
+        assert kv_bytes(spec, 1000, rounding=rounding) >= 0
+    wanted = min(1000, spec.max_positions or 1000)
+    request = PlanRequest(spec=spec, device=device("h100"), context=wanted)
+    assert make_plan(request).as_dict()["deployment"]["verdict"]
 
 
 def test_the_text_part_of_a_multimodal_model_is_planned_and_said_so() -> None:

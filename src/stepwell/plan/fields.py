@@ -16,7 +16,8 @@ from typing import Any
 
 from stepwell.base.errors import UnknownArchitecture
 
-_MOST = 1 << 40  # a size beyond this is a mistake, or an attack on the arithmetic's speed
+# A size beyond these is a mistake, or meant to keep us busy: layers are listed one by one.
+_MOST, _MOST_LAYERS = 1 << 32, 1 << 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +62,15 @@ class Fields:
             value = self.get(name)
             if value is None:
                 continue
-            if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST:
+            most = _MOST_LAYERS if name == "num_hidden_layers" else _MOST
+            if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < most:
                 return value
-            raise self.refused(f"{name} is {value!r}, not a whole number")
+            raise self.refused(f"{name} is {str(value)[:40]}, not a whole number below {most}")
         raise self.refused(f"{names[0]} is missing")
+
+    def optional(self, name: str) -> int | None:
+        """A whole number, None where there is none. Raises UnknownArchitecture."""
+        return None if self.get(name) is None else self.number(name)
 
     def flag(self, name: str, default: bool) -> bool:  # noqa: FBT001
         """A true or false field. Raises UnknownArchitecture."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from stepwell.base.errors import CheckpointNotFound, UnknownArchitecture, unknown_name
 from stepwell.plan import catalogue, families, headers
-from stepwell.plan.architecture import ModelSpec, WeightPrecision
+from stepwell.plan.architecture import AttentionKind, ModelSpec, WeightPrecision
 from stepwell.plan.fields import Fields
 
 _LARGEST_CONFIG = 16 << 20
@@ -44,13 +44,13 @@ def spec_of(config: Mapping[str, Any], *, name: str, source: str) -> ModelSpec:
         )
     dtype_bytes = _dtype_bytes(config, text)
     fields = Fields.of(model_type, text, dtype_bytes=dtype_bytes)
-    layers, weights = families.build(fields)
+    layers, weights = _build(fields)
     return ModelSpec(
         name=name,
         model_type=model_type,
         hidden_size=fields.number("hidden_size"),
         vocab_size=fields.number("vocab_size"),
-        max_positions=int(fields.get("max_position_embeddings", 0)),
+        max_positions=fields.optional("max_position_embeddings") or 0,
         layers=layers,
         weights=weights,
         tied=fields.flag("tie_word_embeddings", True),
@@ -60,6 +60,25 @@ def spec_of(config: Mapping[str, Any], *, name: str, source: str) -> ModelSpec:
         native=_native(config),
         notes=(*notes, *_quantized_note(config)),
     )
+
+
+def _build(fields: Fields) -> families.Built:
+    """Layers and weights, none of them empty. Raises UnknownArchitecture, also for fields of kinds
+    that no configuration of this model has."""
+    try:
+        layers, weights = families.build(fields)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise fields.refused(f"its fields do not fit together ({error})") from error
+    empty = [part.name for part in weights if not part.parameters]
+    empty += [
+        "a head of K and V"
+        for layer in set(layers)
+        if layer.kind is not AttentionKind.NONE
+        and not min(layer.q_heads, layer.kv_heads, layer.key_dim, layer.value_dim)
+    ]
+    if empty or not layers:
+        raise fields.refused(f"{(empty or ['the list of layers'])[0]} would be empty")
+    return layers, weights
 
 
 def _read_path(path: Path) -> ModelSpec:
@@ -118,15 +137,20 @@ def _dtype_bytes(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
     return 2
 
 
+def _method(config: Mapping[str, Any]) -> str:
+    settings = config.get("quantization_config")
+    return str(settings.get("quant_method", "")) if isinstance(settings, dict) else ""
+
+
 def _quantized_note(config: Mapping[str, Any]) -> tuple[str, ...]:
     """For checkpoints whose packing is not counted here."""
-    method = str((config.get("quantization_config") or {}).get("quant_method", ""))
+    method = _method(config)
     if method in ("", "fp8", "mxfp4"):
         return ()
     return (f"quantized by {method}: weights are counted as if they were not",)
 
 
 def _native(config: Mapping[str, Any]) -> WeightPrecision:
-    method = str((config.get("quantization_config") or {}).get("quant_method", ""))
+    method = _method(config)
     known = {"fp8": WeightPrecision.FP8, "mxfp4": WeightPrecision.MXFP4}
     return known.get(method, WeightPrecision.BF16)

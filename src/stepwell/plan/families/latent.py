@@ -34,7 +34,7 @@ def _add_attention(parts: Parts, fields: Fields, layers: int) -> LayerSpec:
     latent, rope = fields.number("kv_lora_rank"), fields.number("qk_rope_head_dim")
     plain, value = fields.number("qk_nope_head_dim"), fields.number("v_head_dim")
     bias = fields.flag("attention_bias", False)
-    rank = fields.get("q_lora_rank")
+    rank = fields.optional("q_lora_rank")
 
     def matrix(name: str, rows: int, columns: int, *, biased: bool = False) -> None:
         parts.matrix(
@@ -44,9 +44,9 @@ def _add_attention(parts: Parts, fields: Fields, layers: int) -> LayerSpec:
     if rank is None:
         matrix("q_proj", heads * (plain + rope), hidden)
     else:
-        matrix("q_a_proj", int(rank), hidden, biased=bias)
-        matrix("q_b_proj", heads * (plain + rope), int(rank))
-        parts.numbers("self_attn.q_a_layernorm", Component.NORMS, int(rank), copies=layers)
+        matrix("q_a_proj", rank, hidden, biased=bias)
+        matrix("q_b_proj", heads * (plain + rope), rank)
+        parts.numbers("self_attn.q_a_layernorm", Component.NORMS, rank, copies=layers)
     matrix("kv_a_proj_with_mqa", latent + rope, hidden, biased=bias)
     parts.numbers("self_attn.kv_a_layernorm", Component.NORMS, latent, copies=layers)
     matrix("kv_b_proj", heads * (plain + value), latent)

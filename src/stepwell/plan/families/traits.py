@@ -57,12 +57,11 @@ class Heads:
     def read(cls, fields: Fields) -> Heads:
         """From the usual fields. Raises UnknownArchitecture."""
         query = fields.number("num_attention_heads")
-        kv = fields.get("num_key_value_heads")
-        kv = query if kv is None else int(kv)
-        dim = fields.get("head_dim")
+        kv = fields.optional("num_key_value_heads")
+        dim = fields.optional("head_dim")
         if dim is None:
             hidden = fields.number("hidden_size")
             if not query or hidden % query:
                 raise fields.refused(f"no head_dim, and {query} heads do not divide {hidden}")
             dim = hidden // query
-        return cls(query=query, kv=kv, dim=int(dim))
+        return cls(query=query, kv=query if kv is None else kv, dim=dim)

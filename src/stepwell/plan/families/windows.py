@@ -45,10 +45,10 @@ def reaches(fields: Fields, rule: WindowRule, *, pattern: int | None = None) -> 
         return tuple(_reach(fields, str(name)) for name in types)
     if rule is WindowRule.CHUNKED:
         return _chunked(fields, count)
-    window = fields.get("sliding_window")
-    if not window or rule is WindowRule.NONE:
+    window = None if rule is WindowRule.NONE else fields.optional("sliding_window")
+    if not window:
         return (Reach(AttentionKind.FULL),) * count
-    near = Reach(AttentionKind.SLIDING, int(window))
+    near = Reach(AttentionKind.SLIDING, window)
     if rule is WindowRule.ALL:
         return (near,) * count
     if rule is WindowRule.SWITCHED:
