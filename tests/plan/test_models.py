@@ -240,7 +240,7 @@ FIELDS = ["layer_types", "quantization_config", "dtype", "text_config", "no_rope
 FIELDS += ["moe_layers", "sliding_window", "head_dim", "mlp_only_layers", "attn_layer_indices"]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(catalogue.names()), st.data(), st.sampled_from(ODD))
 def test_odd_fields_give_a_model_or_a_refusal(name: str, data: st.DataObject, value: Any) -> None:
     config = catalogue.models()[name].config
