@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from stepwell.hardware.devices import Device
 from stepwell.plan.architecture import KVPrecision, ModelSpec, WeightPrecision
+from stepwell.plan.climb import climb
 from stepwell.plan.cost import Cost, cost_per_million
-from stepwell.plan.ladder import climb
 from stepwell.plan.levers import WEIGHT_PENALTY, device_counts, weight_choices
 from stepwell.plan.roofline import Efficiency
 from stepwell.plan.serving import Served, at_efficiency
