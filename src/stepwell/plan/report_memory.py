@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from stepwell.hardware.devices import THIS_MACHINE
+from stepwell.plan import stepwell_rounding
 from stepwell.plan.architecture import AttentionKind, KVPrecision, ModelSpec, WeightPrecision
+from stepwell.plan.engine_memory import EngineSettings, engine_memory
 from stepwell.plan.memory import (
     Rounding,
     fixed_bytes,
@@ -16,7 +20,7 @@ from stepwell.plan.memory import (
     weight_table,
 )
 from stepwell.plan.rows import state_bytes, token_bytes
-from stepwell.plan.setup import Setup
+from stepwell.plan.setup import Engine, Setup
 
 CONTEXTS = tuple(1 << power for power in range(11, 21))  # 2K to 1M
 
@@ -125,4 +129,22 @@ def memory_section(given: Setup) -> dict[str, Any]:
         "weights_in_engine_bytes": given.weight_bytes,
         "free_bytes": max(0, given.free),
         "lacking_bytes": max(0, -given.free),
+        "stepwell_process": _process(given),
     }
+
+
+def _process(given: Setup) -> dict[str, int] | None:
+    """Resident bytes of `stepwell serve` with an automatic pool on this machine, by part; None
+    elsewhere, and where it does not serve the model."""
+    if given.engine is not Engine.STEPWELL or given.device.name != THIS_MACHINE:
+        return None
+    if stepwell_rounding.refusal(given.spec, given.kv):
+        return None
+    settings = EngineSettings(
+        weights=given.weights,
+        kv=given.kv,
+        available=given.memory - given.device.used_bytes,
+        serves=True,
+    )
+    found = engine_memory(given.spec, settings)
+    return asdict(found) | {"total": found.total}
