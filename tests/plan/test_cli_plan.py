@@ -140,6 +140,8 @@ def test_a_folder_and_this_machine(tmp_path: Path) -> None:
         (("house", "--device", "cpu", "--devices", "2"), "this machine"),
         (("house", "--device", "cpu", "--weights", "fp8"), "int8"),
         (("house", "--device", "cpu", "--kv", "fp8"), "fp8"),
+        (("qwen2.5-7b", "--weights", "nf4"), "int4"),
+        (("qwen2.5-7b", "--weights", "mxfp4"), "Valid: bf16, fp8, int8, int4."),
         (("house", "--device", "h100", "--kv", "int8"), "vllm"),
         (("jamba-v0.1", "--device", "cpu", "--engine", "stepwell"), "state"),
         (("qwen2.5-7b", "--device", "h100", "--price", "-1"), "price"),
@@ -159,6 +161,17 @@ def test_an_unknown_kind_of_model_is_refused_by_name(tmp_path: Path) -> None:
     done = run(str(tmp_path), "--device", "h100")
 
     assert "[unknown_architecture]" in done.stderr and "warp9" in done.stderr
+
+
+def test_every_headline_number_is_explained() -> None:
+    found = document("gemma-3-27b", "--device", "h200", "--explain")
+    said = {each["name"]: each for each in found["decisions"]}
+
+    for name in ("weights_bytes", "kv_bytes_per_token", "free_bytes", "ridge_flop_per_byte",
+                 "decode_bound_tokens_per_s"):  # fmt: skip
+        assert said[name]["value"] == found[name] and said[name]["because"]
+    for name in ("device", "memory.reserve_bytes", "efficiency", "workload", "users.likely"):
+        assert said[name]["because"]
 
 
 def test_lists() -> None:

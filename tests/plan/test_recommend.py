@@ -244,6 +244,16 @@ def test_a_line_for_vllm() -> None:
     assert ("--tensor-parallel-size" in words) == (found.setup.devices > 1)
 
 
+def test_precisions_that_vllm_makes_itself_are_in_its_line() -> None:
+    made = plan("qwen2.5-7b", "a100-80g", weights=WeightPrecision.INT8)
+    found = made.as_dict()["deployment"]
+
+    assert "--quantization int8_per_channel_weight_only" in found["command"]
+    assert found["command_note"] == ""
+    four = plan("qwen2.5-7b", "a100-80g", weights=WeightPrecision.INT4).as_dict()["deployment"]
+    assert "--quantization" not in four["command"] and "int4" in four["command_note"]
+
+
 def test_models_that_ours_does_not_serve_go_to_vllm() -> None:
     found = plan("falcon-h1-0.5b", HERE).recommendation
 

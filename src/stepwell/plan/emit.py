@@ -13,7 +13,11 @@ from stepwell.plan.setup import RESERVE_SHARE, Codec, Engine, Setup
 from stepwell.plan.workload import Workload
 
 _MIB, _GIB = 1 << 20, 1 << 30
-_VLLM_WEIGHTS = {WeightPrecision.FP8: "fp8"}  # what vLLM makes of any checkpoint while loading
+# What vLLM (0.33) makes of any checkpoint while loading.
+VLLM_ONLINE = {
+    WeightPrecision.FP8: "fp8",
+    WeightPrecision.INT8: "int8_per_channel_weight_only",
+}
 
 
 def serve_command(setup: Setup, workload: Workload, served: Served) -> str:
@@ -27,8 +31,8 @@ def serve_command(setup: Setup, workload: Workload, served: Served) -> str:
         words += ["--gpu-memory-utilization", f"{1 - RESERVE_SHARE:g}"]
     if setup.devices > 1:
         words += ["--tensor-parallel-size", str(setup.devices)]
-    if setup.weights in _VLLM_WEIGHTS and setup.weights is not spec.native:
-        words += ["--quantization", _VLLM_WEIGHTS[setup.weights]]
+    if setup.weights in VLLM_ONLINE and setup.weights is not spec.native:
+        words += ["--quantization", VLLM_ONLINE[setup.weights]]
     if setup.kv is KVPrecision.FP8:
         words += ["--kv-cache-dtype", "fp8"]
     if setup.tiers.host:
@@ -38,8 +42,7 @@ def serve_command(setup: Setup, workload: Workload, served: Served) -> str:
 
 def command_note(setup: Setup) -> str:
     """What the line cannot say; empty where there is nothing."""
-    low = (WeightPrecision.INT8, WeightPrecision.INT4, WeightPrecision.NF4)
-    if setup.engine is Engine.VLLM and setup.weights in low:
+    if setup.engine is Engine.VLLM and setup.weights is WeightPrecision.INT4:
         return f"name a checkpoint that is quantized to {setup.weights} instead"
     return ""
 

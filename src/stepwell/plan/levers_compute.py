@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from stepwell.base.units import format_bytes, format_seconds
+from stepwell.plan.emit import VLLM_ONLINE
 from stepwell.plan.ladder import Ladder
 from stepwell.plan.levers import WEIGHT_RISK, weight_choices
 from stepwell.plan.setup import Engine, Setup
@@ -55,7 +56,7 @@ def weights(ladder: Ladder, chosen: Setup) -> None:
         gain=f"{sizes[0]} → {sizes[1]}; a step of one sequence takes {times[0]} → {times[1]} "
              "at least",
         cost="packed while loading" if after.engine is Engine.STEPWELL
-             else "quantized while loading" if after.weights == "fp8"
+             else "quantized while loading" if after.weights in VLLM_ONLINE
              else "needs a checkpoint that is quantized so",
         risk=WEIGHT_RISK[after.weights],
     )  # fmt: skip

@@ -18,6 +18,12 @@ _OUR_WEIGHTS = (
     WeightPrecision.INT4,
     WeightPrecision.NF4,
 )
+_VLLM_WEIGHTS = (
+    WeightPrecision.BF16,
+    WeightPrecision.FP8,
+    WeightPrecision.INT8,
+    WeightPrecision.INT4,
+)
 _GROWTH = 4  # a sequence may become so many times as long as it usually is
 
 
@@ -68,14 +74,14 @@ class PlanRequest:
         """Raises ConfigError for precisions that the engine does not have."""
         given = self.as_given()
         here = self.device.name == THIS_MACHINE
-        if given.engine is Engine.STEPWELL and self.wishes.weights is not None:
-            valid = _OUR_WEIGHTS if here else _OUR_WEIGHTS[:1]
-            if given.weights not in valid:
-                raise ConfigError(
-                    f"Stepwell does not hold weights in {given.weights} on {self.device.name}.",
-                    hint=f"Valid: {', '.join(valid)}; or --engine vllm.",
-                    param="weights",
-                )
+        valid = self._valid_weights(given.engine, here=here)
+        if self.wishes.weights is not None and given.weights not in valid:
+            raise ConfigError(
+                f"{given.engine} does not hold weights of {self.spec.name} in {given.weights} on "
+                f"{self.device.name}.",
+                hint=f"Valid: {', '.join(valid)}.",
+                param="weights",
+            )
         reason = refusal(self.spec, given.kv, given.rounding)
         if reason is None and given.engine is Engine.STEPWELL and not here:
             low = given.kv is not KVPrecision.MODEL
@@ -86,6 +92,12 @@ class PlanRequest:
                 hint="Leave --engine and --kv to be chosen.",
                 param="engine",
             )
+
+    def _valid_weights(self, engine: Engine, *, here: bool) -> tuple[WeightPrecision, ...]:
+        if engine is Engine.STEPWELL:
+            return _OUR_WEIGHTS if here else _OUR_WEIGHTS[:1]
+        native = self.spec.native
+        return _VLLM_WEIGHTS if native in _VLLM_WEIGHTS else (*_VLLM_WEIGHTS, native)
 
     def as_given(self) -> Setup:
         """The hardware with the precisions asked for, or the checkpoint's own."""
