@@ -98,6 +98,12 @@ def _memory(document: Document) -> None:
     ]
     if memory["lacking_bytes"]:
         rows.append(("lacking", _both(memory["lacking_bytes"])))
+    process = memory["stepwell_process"]
+    if process is not None:
+        beside = process["total"] - process["kv_pool"]
+        rows.append(
+            ("stepwell serve", f"{_both(beside)} and a pool of {_both(process['kv_pool'])}")
+        )
     print_table("Memory", ("", "bytes"), rows)
     tiers = [f"{name} ({format_bytes(sessions[f'{name}_bytes'])})" for name in ("host", "disk")]
     found = [
