@@ -20,7 +20,7 @@ def marked(planted: campaign.Planted):
     return pytest.param(planted, id=planted.name, marks=marks)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("planted", [marked(planted) for planted in campaign.OWN])
 def test_what_is_planted_is_found_and_nothing_else(planted, tmp_path):
     outcome = campaign.run(planted, tmp_path)
