@@ -19,6 +19,8 @@ LATENCIES = {
     "queue": Q.QUEUE_TIME,
     "prefill": Q.PREFILL_TIME,
     "decode": Q.DECODE_TIME,
+    "load from below the device": Q.LOAD_TIME,
+    "blocks unused before eviction": Q.IDLE_BEFORE_EVICT,
 }
 RATES = {
     "prompt tokens/s": Q.PROMPT_TOKENS,
