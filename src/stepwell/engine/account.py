@@ -63,8 +63,18 @@ def take_account(built: BuiltEngine, book: StartBook) -> MemoryAccount | None:
     lines += [Held(part, size, size) for part, size in book.lines()]
     arena = sum(line.resident for line in lines if line.part is Part.HOST_TIER)
     files = now.shared - arena  # the arena is memory made to be shared
-    lines += [Held(Part.LIBRARIES, files, files), Held(Part.KEPT, now.kept, now.kept)]
+    kept = now.kept(untouched=_untouched(built, now.heap_range))
+    lines += [Held(Part.LIBRARIES, files, files), Held(Part.KEPT, kept, kept)]
     return MemoryAccount(tuple(lines), system=now.resident)
+
+
+def _untouched(built: BuiltEngine, heap: tuple[int, int]) -> int:
+    """Bytes of storages in malloc's heap that are not in memory, such as the rest of a slab."""
+    start, length = heap
+    tensors = [*built.loaded.model.parameters(), *built.loaded.model.buffers()]
+    ranges = {_storage_of(tensor) for tensor in [*tensors, *built.engine.workspace()]}
+    inside = [(at, size) for at, size in ranges if start <= at < start + length]
+    return sum(size for _, size in inside) - resident_of(inside)
 
 
 def _weights(built: BuiltEngine) -> list[Held]:
@@ -126,5 +136,9 @@ def _held(part: Part, ranges: Ranges, opaque: int = 0) -> Held:
 def _range_of(tensor: Tensor) -> tuple[int, int]:
     if tensor.is_contiguous():  # packed weights lie side by side in one storage
         return tensor.data_ptr(), tensor.nbytes
+    return _storage_of(tensor)
+
+
+def _storage_of(tensor: Tensor) -> tuple[int, int]:
     storage: Any = tensor.untyped_storage()
     return storage.data_ptr(), storage.nbytes()

@@ -26,22 +26,23 @@ _START_OF_HEAP = 44  # field 47 of proc(5)'s stat, counted after the command's n
 class ProcessMemory:
     """Bytes at one moment. `resident`: in memory (RSS); `shared`: those of them that belong to
     files (code, libraries) or to memory made to be shared; `heap`: resident bytes of malloc's
-    heap; `heap_used`: what malloc has given out of it."""
+    heap, which lies at `heap_range`; `heap_used`: what malloc has given out of it."""
 
     resident: int
     shared: int
     heap: int
     heap_used: int
+    heap_range: tuple[int, int]
 
-    @property
-    def kept(self) -> int:
-        """Freed by the program, kept by malloc for the next request for memory."""
-        return max(0, self.heap - self.heap_used)
+    def kept(self, *, untouched: int = 0) -> int:
+        """Freed by the program, kept by malloc for the next request for memory. `untouched`: bytes
+        of the heap that were given out and are not in memory; those not named make it less."""
+        return max(0, self.heap - (self.heap_used - untouched))
 
     @property
     def held(self) -> int:
         """Anonymous memory in use: all but files and what malloc keeps."""
-        return self.resident - self.shared - self.kept
+        return self.resident - self.shared - self.kept()
 
 
 def read_process_memory() -> ProcessMemory | None:
@@ -56,7 +57,7 @@ def read_process_memory() -> ProcessMemory | None:
     if malloc is None or heap is None:
         return None
     resident, shared = (int(field) * _PAGE for field in fields[1:3])
-    return ProcessMemory(resident, shared, resident_of([heap]), malloc.used)
+    return ProcessMemory(resident, shared, resident_of([heap]), malloc.used, heap)
 
 
 def proportional_bytes() -> int | None:
