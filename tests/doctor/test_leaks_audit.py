@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 
 import pytest
 
@@ -15,6 +15,7 @@ class Server:
     def __init__(self) -> None:
         self.finished_requests: list[int] = []
         self.names: dict[int, str] = {}
+        self.latest: OrderedDict[int, None] = OrderedDict()
 
 
 class Slotted:
@@ -32,7 +33,7 @@ def test_a_list_that_grows_is_named() -> None:
     assert (grown.kind, grown.owner) == ("list", "Server.finished_requests")
 
 
-@pytest.mark.parametrize("kind", ["dict", "set", "module"])
+@pytest.mark.parametrize("kind", ["dict", "set", "ordered", "module"])
 def test_other_containers_are_named(kind: str) -> None:
     server, slotted = Server(), Slotted()
     with watch() as watched:
@@ -40,10 +41,12 @@ def test_other_containers_are_named(kind: str) -> None:
             server.names.update((n, str(n)) for n in range(3 * LARGE))
         elif kind == "set":
             slotted.seen.update(range(3 * LARGE))
+        elif kind == "ordered":
+            server.latest.update((n, None) for n in range(3 * LARGE))
         else:
             KEPT_BY_MODULE.extend(range(3 * LARGE))
     owners = {item.owner for item in watched.grown if item.items == 3 * LARGE}
-    expected = {"dict": "Server.names", "set": "Slotted.seen",
+    expected = {"dict": "Server.names", "set": "Slotted.seen", "ordered": "Server.latest",
                 "module": f"{__name__}.KEPT_BY_MODULE"}  # fmt: skip
     assert owners == {expected[kind]}
     KEPT_BY_MODULE.clear()

@@ -108,6 +108,18 @@ def test_growth_of_pools_and_files_is_not_called_a_leak() -> None:
     assert not report.findings and report.verdict is Verdict.UNDECIDED
 
 
+def test_containers_that_grew_meanwhile_are_named() -> None:
+    grows = [(float(n), 1e9 + n * MIB) for n in range(100)]
+    inside = {
+        f"items in {name}": [(0.0, 1000.0), (90.0, 1000.0 + more)]
+        for name, more in (("Cache.seen", 9000), ("Cache.names", 5), ("Server.log", 200))
+    }
+    observed = Observed({"own memory": grows, **inside}, 99, 100, False)
+    (finding,) = make_report(observed, target="x", memory_left=None).findings
+    assert "Cache.seen (1,000 to 10,000 items), Server.log (1,000 to 1,200" in finding.diagnosis
+    assert "Cache.names" not in finding.diagnosis
+
+
 def test_books_of_a_pool_that_fills_are_no_leak_yet() -> None:
     grows = [(float(n), 1e9 + n * MIB) for n in range(100)]
     still = [(float(n), 1e9) for n in range(100)]

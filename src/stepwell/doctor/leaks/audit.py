@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from typing import Any
 LARGE = 1000
 """Items from which on a container is listed."""
 
-_CONTAINERS = (list, dict, set, deque)
+_CONTAINERS = frozenset({list, dict, set, deque, OrderedDict, defaultdict, Counter})
 _CHUNK = 10_000
 _MOST_LISTED = 200
 _DEEPEST = 3

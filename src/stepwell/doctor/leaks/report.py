@@ -18,6 +18,8 @@ _LEVEL_SHARE = 0.0005
 _COUNTS = {"threads": 3.0, "processes": 2.0, "open files": 8.0, "tensors with a graph": 8.0,
            "tensors": 50.0, "python objects": 20_000.0}  # fmt: skip
 _ITEMS = 500.0
+_ITEMS_OF = "items in "
+_LEAST_GAIN, _SHOWN = 100, 3
 _POOLS = ("kv_cached_bytes", "tier_bytes", "tier_sessions")
 _INNOCENT = (*_POOLS, "mapped files", "kv_pool", "unaccounted", "malloc_kept")
 """Files can be read again, pools fill up to their limit, and what is not accounted for is part of
@@ -81,8 +83,16 @@ def make_report(observed: Observed, *, target: str, memory_left: int | None) -> 
     finished = None
     if counted := observed.series.get(FINISHED):
         finished = counted[-1][1] - counted[0][1]
+    inside = _grown_inside(observed)
     found = [
-        _finding(name, trend, finished=finished, seconds=observed.seconds, left=memory_left)
+        _finding(
+            name,
+            trend,
+            finished=finished,
+            seconds=observed.seconds,
+            left=memory_left,
+            inside=inside,
+        )
         for name, trend in trends.items()
         if trend.verdict is Verdict.GROWS and can_leak(name)
     ]
@@ -95,6 +105,18 @@ def make_report(observed: Observed, *, target: str, memory_left: int | None) -> 
         finished=finished,
         findings=tuple(ordered(found)),
     )
+
+
+def _grown_inside(observed: Observed) -> str:
+    """Containers that gained most meanwhile, from a server's debug page; empty: none is known."""
+    gains = [
+        (points[-1][1] - points[0][1], name.removeprefix(_ITEMS_OF), points)
+        for name, points in observed.series.items()
+        if name.startswith(_ITEMS_OF)
+    ]
+    most = sorted((gain for gain in gains if gain[0] >= _LEAST_GAIN), reverse=True)[:_SHOWN]
+    shown = (f"{name} ({p[0][1]:,.0f} to {p[-1][1]:,.0f} items)" for _, name, p in most)
+    return ", ".join(shown)
 
 
 def _is_pool(name: str) -> bool:
@@ -126,8 +148,9 @@ def shown(name: str, value: float) -> str:
 
 
 def _finding(
-    name: str, trend: Trend, *, finished: float | None, seconds: float, left: int | None
-) -> Finding:
+    name: str, trend: Trend, *, finished: float | None, seconds: float, left: int | None,
+    inside: str,
+) -> Finding:  # fmt: skip
     rate = f"{shown(name, trend.slope * 60)} a minute"
     low, high = shown(name, trend.low * 60), shown(name, trend.high * 60)
     evidence: dict[str, float | str] = {
@@ -147,6 +170,9 @@ def _finding(
         evidence["seconds_until_full"] = left / trend.slope
         gain = f"without it memory lasts; with it, {format_seconds(left / trend.slope)} more"
     diagnosis, action = _advice(name)
+    if inside and name in _MEMORY:
+        told = f" Inside, these gained most meanwhile: {inside}."
+        diagnosis += f"{told} If they have a limit, growth ends there."
     return Finding(
         code=f"leak_{_slug(name)}",
         title=f"{name} grows by {rate}",
