@@ -165,5 +165,9 @@ def test_nobody_waits_longer_than_said():
     assert ahead.steps_for([item(3)]) == 3
     assert ahead.steps_for([item(9, temperature=0.5)]) == 1
     assert ahead.steps_for([item(9), item(9)]) == 1
+    ahead.observe(sequences=1, steps=1, seconds=0.02)  # a slow one counts a little
+    assert ahead.steps_for([item(9)]) == 4
+    ahead.observe(sequences=1, steps=1, seconds=0.01)  # a fast one at once: what came first may
+    assert ahead.steps_for([item(9)]) == 5  # have compiled something
     ahead.observe(sequences=2, steps=1, seconds=0.2)
     assert ahead.steps_for([item(9), item(9)]) == 1

@@ -13,7 +13,7 @@ from stepwell.engine.scheduler import ScheduledSequence
 from stepwell.engine.sequence import Sequence
 
 MOST_STEPS = 8  # beyond that, the time between programs is a small part
-_MEMORY = 0.8  # of the old estimate in the new one
+_MEMORY = 0.8  # of the old estimate in a new one that is higher; a lower one counts at once
 
 
 class Ahead:
@@ -35,7 +35,8 @@ class Ahead:
         """Steps of decoding have run."""
         new = seconds / steps
         old = self._step_seconds.get(sequences, new)
-        self._step_seconds[sequences] = _MEMORY * old + (1 - _MEMORY) * new
+        blended = _MEMORY * old + (1 - _MEMORY) * new
+        self._step_seconds[sequences] = min(new, blended)
 
 
 def only_decodes(plan: Seq[ScheduledSequence]) -> bool:
