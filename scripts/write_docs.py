@@ -279,6 +279,37 @@ PLANNED = (
 )  # fmt: skip
 
 
+def memory_numbers() -> str:
+    """Engines' memory as planned and as found, and the planner against others."""
+    result = _result("plan-reality")
+    if result is None:
+        return "Not measured yet.\n"
+    machine, found = result["machine"], result["summary"]
+    lines = [
+        f"`bench/results/plan-reality.json`, {result['date'][:10]}, {machine['cores']} cores of "
+        f"{machine['cpu']}:",
+        "",
+        "| engine | planned | resident | plan against resident | unaccounted |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['engine']} | {row['planned'] / (1 << 20):,.1f} MiB | "
+        f"{row['system'] / (1 << 20):,.1f} MiB | {row['error']:+.1%} | "
+        f"{row['unaccounted_share']:+.1%} |"
+        for row in result["engine"]["rows"]
+    ]
+    decoding = [row for row in result["vllm"]["rows"] if row["holder"].endswith("decoding")]
+    same = sum(row["planned"] == row["real"] for row in decoding)
+    lines += [
+        "",
+        f"To the byte: weights of {found['weights_exact']} of {found['weights_models']} shipped "
+        f"models ({found['weights_types']} architectures); KV in {found['kv_exact']} of "
+        f"{found['kv_compared']} caches of transformers and pools of ours; KV of {same} of "
+        f"{len(decoding)} models that decode in vLLM on a CPU.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def doctor_numbers() -> str:
     """What `stepwell doctor` found on real servers, and what it found that nobody planted."""
     result = _result("doctor-live")
@@ -315,6 +346,9 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "architectures.md": architectures_page(),
         ROOT / "docs" / "plan.md": with_numbers(ROOT / "docs" / "plan.md", plan_numbers()),
         ROOT / "docs" / "doctor.md": with_numbers(ROOT / "docs" / "doctor.md", doctor_numbers()),
+        ROOT / "docs" / "memory-account.md": with_numbers(
+            ROOT / "docs" / "memory-account.md", memory_numbers()
+        ),
         ROOT / "README.md": with_numbers(ROOT / "README.md", numbers()),
         ROOT / "bench" / "README.md": with_numbers(ROOT / "bench" / "README.md", speed_numbers()),
     }
