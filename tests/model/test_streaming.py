@@ -386,7 +386,7 @@ def test_auto_splits_what_is_free(
         start(folder, "auto")
 
 
-@pytest.mark.parametrize(("arithmetic", "width"), [(1e15, 4096), (1e6, 128)])
+@pytest.mark.parametrize(("arithmetic", "width"), [(1e15, 4096), (1e6, 256)])
 def test_steps_are_as_wide_as_a_read_hides(
     checkpoint: Callable[..., Path],
     start,

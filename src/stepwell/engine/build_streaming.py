@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 _ROOM = 0.75  # of free memory: weights below it leave enough for KV and the rest, and are not split
 _STEP_MULTIPLE = 64
 _STEP_MARGIN = 1.25  # arithmetic was measured alone, and a step that is too narrow waits for reads
-_LEAST_STEP = 128  # tokens; below it matrix products lose more than reading gains
+_LEAST_STEP = 256  # tokens; narrower products are slower, and each pass unpacks all weights
 _CONTEXT = 512  # tokens of a sequence when sequences are counted against free memory
 _KV_SHARE = 0.5  # of free memory; as resolve_pool takes
 
