@@ -207,6 +207,19 @@ def test_our_own_reader_takes_the_settings(tmp_path: Path, model: str, workload:
     assert config.model.kv == found.setup.kv
 
 
+def test_our_engine_on_an_accelerator_has_what_it_has_there(tmp_path: Path) -> None:
+    spec = read_model("llama-3.1-8b")
+    wishes = Wishes(engine=Engine.STEPWELL)
+    made = make_plan(PlanRequest(spec=spec, device=device("h100"), wishes=wishes))
+    _, path = settings_of(made, tmp_path)
+    config = load_config(Path(path))
+
+    assert made.recommendation.setup.devices == 1
+    assert config.model.device == "cuda"
+    assert (config.model.weights, config.model.kv) == ("checkpoint", "model")
+    assert config.tiers.host_codec in ("raw", "lossless", "kvtc")
+
+
 def test_settings_name_tiers_and_codecs(tmp_path: Path) -> None:
     made = plan("qwen2.5-0.5b", HERE)
     found = made.recommendation

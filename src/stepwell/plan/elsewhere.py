@@ -37,7 +37,7 @@ def what_would_fit(
         for weights in weight_choices(spec, device, Engine.VLLM):
             counts = [
                 count
-                for count in device_counts(spec, device, 0)
+                for count in device_counts(spec, device, Engine.VLLM, 0)
                 if _holds(Setup(spec=spec, device=device, engine=Engine.VLLM, devices=count,
                                 weights=weights), workload)
             ]  # fmt: skip

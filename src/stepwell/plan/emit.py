@@ -53,6 +53,8 @@ def stepwell_toml(setup: Setup, workload: Workload, served: Served) -> str | Non
         return None
     pool = max(1, _pool_bytes(setup, workload, served) // _MIB)
     lines = ["[model]", f'path = "{_escaped(setup.spec.path)}"']
+    if setup.device.name != THIS_MACHINE:
+        lines.append('device = "cuda"')
     if setup.weights is not WeightPrecision.BF16:
         lines.append(f'weights = "{setup.weights}"')
     if setup.kv is not KVPrecision.MODEL:

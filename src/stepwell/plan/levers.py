@@ -47,7 +47,7 @@ CODEC_RISK: Mapping[Codec, str] = {
 def weight_choices(spec: ModelSpec, device: Device, engine: Engine) -> tuple[WeightPrecision, ...]:
     """From the least risk to the most; the first is what the checkpoint is in."""
     if engine is Engine.STEPWELL:
-        if spec.dtype_bytes != 2:
+        if spec.dtype_bytes != 2 or device.name != THIS_MACHINE:  # low bits are for CPUs
             return (WeightPrecision.BF16,)
         return (WeightPrecision.BF16, WeightPrecision.INT8, WeightPrecision.INT4)
     if spec.native is WeightPrecision.MXFP4:
@@ -65,7 +65,7 @@ def weight_choices(spec: ModelSpec, device: Device, engine: Engine) -> tuple[Wei
 def kv_choices(setup: Setup) -> tuple[KVPrecision, ...]:
     """Lower precisions of KV, from the least risk to the most."""
     if setup.engine is Engine.STEPWELL:
-        found = (KVPrecision.INT8, KVPrecision.INT4)
+        found = (KVPrecision.INT8, KVPrecision.INT4) if setup.device.name == THIS_MACHINE else ()
         return tuple(kv for kv in found if refusal(setup.spec, kv, setup.rounding) is None)
     return (KVPrecision.FP8,) if setup.device.name != THIS_MACHINE else ()
 
@@ -77,9 +77,10 @@ def codec_choices(setup: Setup) -> tuple[Codec, ...]:
     return (Codec.LOSSLESS, Codec.KVTC)
 
 
-def device_counts(spec: ModelSpec, device: Device, total: int) -> tuple[int, ...]:
-    """Devices side by side that divide the query heads, and `total` where the user says one."""
-    if device.name == THIS_MACHINE:
+def device_counts(spec: ModelSpec, device: Device, engine: Engine, total: int) -> tuple[int, ...]:
+    """Devices side by side that divide the query heads, and `total` where the user says one. Our
+    engine runs on one."""
+    if device.name == THIS_MACHINE or engine is Engine.STEPWELL:
         return (1,)
     heads = [layer.q_heads for layer, _ in spec.kinds if layer.q_heads] or [spec.hidden_size]
     counts = (n for n in (1, 2, 4, MOST_DEVICES) if all(head % n == 0 for head in heads))

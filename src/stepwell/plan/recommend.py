@@ -117,7 +117,7 @@ def _choose(
     best: tuple[tuple[float, ...], Setup] | None = None
     for weights in choices:
         penalty = 1.0 if weights == choices[0] else WEIGHT_PENALTY.get(weights, 1.0)
-        for count in device_counts(spec, device, wishes.devices):
+        for count in device_counts(spec, device, engine, wishes.devices):
             setup = Setup(
                 spec=spec, device=device, engine=engine, devices=count, weights=weights,
                 kv=wishes.kv or KVPrecision.MODEL,
@@ -138,7 +138,7 @@ def _does_not_fit(
     spec: ModelSpec, device: Device, workload: Workload, wishes: Wishes, engine: Engine, why: str
 ) -> Recommendation:
     least = wishes.weights or weight_choices(spec, device, engine)[-1]
-    count = device_counts(spec, device, wishes.devices)[-1]
+    count = device_counts(spec, device, engine, wishes.devices)[-1]
     setup = Setup(
         spec=spec, device=device, engine=engine, devices=count, weights=least,
         kv=wishes.kv or KVPrecision.MODEL,
