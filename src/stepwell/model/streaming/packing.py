@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from stepwell.hardware.account import grown
 from stepwell.kernels import registry
 from stepwell.kernels.linear import PackedLinear, pack_linears
 from stepwell.kernels.linear.layout import Panels
@@ -91,9 +92,12 @@ def empty(module: nn.Module, linears: Iterable[StoredLinear]) -> None:
 
 def set_up_empty(module: nn.Module, linears: Iterable[StoredLinear]) -> None:
     """Put packed layers without bytes in the places of the linear ones."""
-    for row in linears:
+    rows = tuple(linears)
+    if not rows:
+        return
+    with grown("kernels"):  # imports numba
         from stepwell.kernels.linear.panels import PanelLinear
-
+    for row in rows:
         panels = torch.empty(0, 0, 64, dtype=torch.uint8)
         scales = torch.empty(0, dtype=torch.float16)
         shape = (row.rows, row.columns)

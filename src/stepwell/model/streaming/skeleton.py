@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stepwell.base.errors import UnsupportedArchitecture
+from stepwell.hardware.account import grown
 from stepwell.model.attention import ATTENTION_NAME
 
 _SLAB_ROWS = 256  # slabs are multiples of this, so that their products are cut like the whole one
@@ -112,7 +113,7 @@ def _without_weights(hf_config: Any, *, dtype: torch.dtype) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with _parameters_on_meta():
+    with grown("imports"), _parameters_on_meta():  # of what torch needs for meta tensors
         return AutoModelForCausalLM.from_config(
             hf_config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=False
         )
