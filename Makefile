@@ -19,7 +19,7 @@ test-full: $(VENV)/.tested
 
 # The brain and the nouns must work where torch is not installed.
 unit-no-torch: $(VENV)-no-torch/.installed
-	$(VENV)-no-torch/bin/python -m pytest -q tests/unit
+	$(VENV)-no-torch/bin/python -m pytest -q tests/unit tests/knowledge
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff format --check src tests house
@@ -34,16 +34,16 @@ bench: $(VENV)/.tested
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[engine,server]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[engine,server,knowledge]'
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[engine,server,bench,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[engine,server,knowledge,bench,dev]'
 	touch $@
 
 $(VENV)-no-torch/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-no-torch
-	$(VENV)-no-torch/bin/pip install --quiet --disable-pip-version-check -e '.[server]' \
+	$(VENV)-no-torch/bin/pip install --quiet --disable-pip-version-check -e '.[server,knowledge]' \
 		pytest pytest-timeout hypothesis
 	touch $@
 

@@ -1,0 +1,68 @@
+"""SQL is only ever read here, through sqlglot's tree; nothing is executed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+
+import sqlglot
+from sqlglot import exp
+
+_QUERIES = (exp.Select, exp.SetOperation)
+# What a tree must not hold anywhere: statements that write, call out or are not understood.
+_FORBIDDEN = (
+    exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Alter, exp.Command,
+    exp.Copy, exp.Into, exp.Pragma, exp.Attach, exp.Detach, exp.Set, exp.Use, exp.Lock,
+)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_query(sql: str) -> exp.Expression | None:
+    """The tree of a single query, else None. Callers must not change it."""
+    try:
+        trees = [tree for tree in sqlglot.parse(sql, read="sqlite") if tree is not None]
+    except (sqlglot.errors.SqlglotError, RecursionError):
+        return None
+    if len(trees) != 1 or not isinstance(trees[0], _QUERIES):
+        return None
+    return None if any(trees[0].find_all(*_FORBIDDEN)) else trees[0]
+
+
+def is_query(sql: str) -> bool:
+    """Whether it is one SELECT (or a union of them) that can write nothing."""
+    return parse_query(sql) is not None
+
+
+@functools.lru_cache(maxsize=4096)
+def fingerprint(sql: str) -> str:
+    """Equal for queries that differ in literals, case and layout. Empty where it is no query."""
+    tree = parse_query(sql)
+    if tree is None:
+        return ""
+    bare = tree.copy().transform(_without_literals)
+    text = bare.sql(dialect="sqlite", normalize=True, comments=False)
+    return hashlib.sha256(text.casefold().encode()).hexdigest()[:24]
+
+
+def _without_literals(node: exp.Expression) -> exp.Expression:
+    return exp.Placeholder() if isinstance(node, exp.Literal) else node
+
+
+def tables_and_columns(sql: str) -> tuple[str, ...]:
+    """`table` and, where the query qualifies it, `table.column`; sorted, lower case."""
+    tree = parse_query(sql)
+    if tree is None:
+        return ()
+    defined = {cte.alias.casefold() for cte in tree.find_all(exp.CTE)}
+    aliases = {}
+    for table in tree.find_all(exp.Table):
+        if table.name.casefold() not in defined:
+            aliases[table.alias_or_name.casefold()] = table.name.casefold()
+    found = set(aliases.values())
+    for column in tree.find_all(exp.Column):
+        if table_name := aliases.get(column.table.casefold()):
+            found.add(f"{table_name}.{column.name.casefold()}")
+    if len(aliases) == 1:
+        (only,) = aliases.values()
+        found |= {f"{only}.{c.name.casefold()}" for c in tree.find_all(exp.Column) if not c.table}
+    return tuple(sorted(found))
