@@ -151,7 +151,7 @@ OWN: tuple[Planted, ...] = (
     Planted(
         name="healthy, sessions that return from host memory",
         start=own(
-            cache__pool="16MiB", model__max_model_len=2048, tiers__chunk_blocks=32,
+            cache__pool="16MiB", model__max_model_len=2048, tiers__chunk_blocks=16,
             tiers__host="256MiB",
         ),
         prompt=sessions(5, length=1300), clients=2, output=10, pause=0.3, warm_up=8.0, window=6.0,
@@ -234,7 +234,8 @@ OWN: tuple[Planted, ...] = (
     Planted(
         name="blocks far larger than requests",
         start=own(cache__block_size=256, cache__pool="12MiB", model__max_model_len=1024),
-        prompt=unlike(length=20), clients=16, output=90, expected=("fragmentation",),
+        prompt=unlike(length=20), clients=16, output=90,
+        expected=("fragmentation",), also=("pool_too_small",),
     ),
 )  # fmt: skip
 

@@ -79,6 +79,14 @@ def test_the_next_request_counts_as_use_of_the_pool():
     assert "pool_too_small" not in found(always=waiting)
 
 
+def test_what_is_kept_to_grow_into_counts_as_use_of_the_pool():
+    large = {Q.KV_USAGE: 0.5, Q.WAITING: 8.0, Q.RUNNING: 8.0, Q.BLOCK_TOKENS: 256.0,
+             Q.KV_CAPACITY: 4_096.0}  # fmt: skip
+    codes = found(always=large)
+    assert "pool_too_small" in codes
+    assert "overload" not in codes
+
+
 def test_prefix_caching_off():
     off = {Q.PREFIX_CACHING: 0.0}
     assert found(always=off)["no_prefix_reuse"].severity is Severity.HIGH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from stepwell.doctor.alias import Engine
@@ -100,16 +101,30 @@ class Case:
 
     @property
     def next_request_share(self) -> float:
-        """Share of the pool that a request of mean length takes; 0 where unknown."""
+        """Share of the pool that a request of mean length takes, in whole blocks; 0 where
+        unknown."""
         capacity = self.window.last(Quantity.KV_CAPACITY)
         prompt = self.mean(Quantity.PROMPT_LENGTH)
-        return prompt / capacity if capacity and prompt else 0.0
+        block = self.window.last(Quantity.BLOCK_TOKENS) or 1.0
+        return math.ceil(prompt / block) * block / capacity if capacity and prompt else 0.0
+
+    @property
+    def reserved_share(self) -> float:
+        """Share of the pool that is kept for running requests to grow into: Stepwell admits none
+        that would take the last free block of each; 0 for other engines, which preempt."""
+        capacity = self.window.last(Quantity.KV_CAPACITY)
+        block = self.window.last(Quantity.BLOCK_TOKENS)
+        if self.engine is not Engine.STEPWELL or not capacity or not block:
+            return 0.0
+        return (self.window.mean(Quantity.RUNNING) or 0.0) * block / capacity
 
     @property
     def pool_is_full(self) -> bool:
         """Whether the next request of mean length would not fit, mean of the window."""
         usage = self.window.mean(Quantity.KV_USAGE)
-        return usage is not None and usage + self.next_request_share >= self.bounds.pool_full
+        if usage is None:
+            return False
+        return usage + self.next_request_share + self.reserved_share >= self.bounds.pool_full
 
 
 def _share(part: float | None, whole: float, *, recent: bool) -> Share | None:

@@ -24,7 +24,9 @@ class Thresholds:
         0.02, "of preemptions over requests (finished in the window or running)"
     )
     pool_full: float = _bound(
-        0.85, "mean share of the KV pool in use, the next request's own share added, that is full"
+        0.85,
+        "mean share of the KV pool in use, with the next request's own share and what is kept "
+        "for running ones to grow into (Stepwell: a block each), that is full",
     )
     waiting_readings: float = _bound(0.5, "share of the readings in which requests waited")
     no_reuse: float = _bound(0.05, "prefix hit rate that is none")
