@@ -66,3 +66,22 @@ def tables_and_columns(sql: str) -> tuple[str, ...]:
         (only,) = aliases.values()
         found |= {f"{only}.{c.name.casefold()}" for c in tree.find_all(exp.Column) if not c.table}
     return tuple(sorted(found))
+
+
+# Functions that reach outside the database, by name in lower case.
+_CALLS = frozenset(
+    "load_extension readfile writefile edit fts3_tokenizer pg_read_file pg_read_binary_file "
+    "pg_ls_dir lo_import lo_export dblink dblink_exec query_to_xml xp_cmdshell openrowset opendatasource "
+    "load_file sys_exec sys_eval read_csv read_csv_auto read_parquet read_text read_blob "
+    "pg_sleep pg_terminate_backend set_config setval nextval".split()
+)
+
+
+def forbidden_call(sql: str) -> str:
+    """The first function of a query that reads files, writes or calls out; else empty."""
+    tree = parse_query(sql)
+    for call in tree.find_all(exp.Func) if tree is not None else ():
+        name = (call.name if isinstance(call, exp.Anonymous) else call.sql_name()).casefold()
+        if name in _CALLS:
+            return name
+    return ""

@@ -1,0 +1,125 @@
+"""Which entries a text names: exact words by Aho-Corasick, misspelt ones by edit distance.
+
+A trigger is a phrase (its words, one after the other), or several parts that must all be there
+(`orders + cancelled`, `orders.status`). Words are compared stemmed and in lower case (`words`).
+A word that no entry uses counts as a misspelling of a trigger's word when it begins alike and is
+one edit away (two from nine letters on); shorter than five letters it does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import ahocorasick
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
+
+from stepwell.knowledge.words import STOPWORDS, words
+
+_PARTS = re.compile(r"\s\+\s|(?<=\w)\.(?=\w)")
+_SHORTEST, _TWO_EDITS = 5, 9
+
+
+def parts(trigger: str) -> tuple[str, ...]:
+    """The phrases that must all occur, normalised; empty for a trigger without words."""
+    found = (" ".join(words(part)) for part in _PARTS.split(trigger))
+    return tuple(sorted({part for part in found if part}))
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """`weight`: words of the longest trigger that fired; `count`: triggers that did."""
+
+    weight: int
+    count: int
+
+
+@dataclass(slots=True)
+class Entities:
+    """Triggers of many entries; `K` is whatever the caller calls them by. Rebuilt when changed."""
+
+    _triggers: dict[tuple[str, ...], set[int]] = field(default_factory=lambda: defaultdict(set))
+    _by_part: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    _machine: ahocorasick.Automaton | None = None
+    _buckets: dict[tuple[str, int], list[str]] = field(default_factory=dict)
+    _known: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, key: int, triggers: Iterable[str], vocabulary: Iterable[str]) -> None:
+        """`vocabulary`: stemmed words that the entry uses, which are no misspellings."""
+        for trigger in triggers:
+            if found := parts(trigger):
+                self._triggers[found].add(key)
+        for word in vocabulary:
+            self._known[word] += 1
+        self._machine = None
+
+    def remove(self, key: int, triggers: Iterable[str], vocabulary: Iterable[str]) -> None:
+        """With what was given to `add`."""
+        for trigger in triggers:
+            found = parts(trigger)
+            if found in self._triggers:
+                self._triggers[found].discard(key)
+                if not self._triggers[found]:
+                    del self._triggers[found]
+        for word in vocabulary:
+            self._known[word] -= 1
+            if not self._known[word]:
+                del self._known[word]
+        self._machine = None
+
+    def named(self, text: str) -> Mapping[int, Named]:
+        """Key -> how it was named."""
+        if self._machine is None:
+            self._build()
+        asked = words(text)
+        present = set(self._phrases(asked))
+        if (mended := self._mend(asked)) != asked:
+            present |= set(self._phrases(mended))
+        found: dict[int, Named] = {}
+        for trigger in {t for part in present for t in self._by_part[part]}:
+            if present.issuperset(trigger):
+                weight = sum(part.count(" ") + 1 for part in trigger)
+                for key in self._triggers[trigger]:
+                    old = found.get(key, Named(0, 0))
+                    found[key] = Named(max(weight, old.weight), old.count + 1)
+        return found
+
+    def _build(self) -> None:
+        by_part: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for trigger in self._triggers:
+            for part in trigger:
+                by_part[part].append(trigger)
+        machine = ahocorasick.Automaton()
+        buckets: dict[tuple[str, int], set[str]] = defaultdict(set)
+        for part in by_part:
+            machine.add_word(f" {part} ", part)
+            for word in part.split():
+                if len(word) >= _SHORTEST:
+                    buckets[word[0], len(word)].add(word)
+        if by_part:
+            machine.make_automaton()
+        self._by_part, self._machine = dict(by_part), machine
+        self._buckets = {key: sorted(found) for key, found in buckets.items()}
+
+    def _phrases(self, asked: list[str]) -> Iterator[str]:
+        if self._by_part and self._machine is not None:
+            for _, part in self._machine.iter(f" {' '.join(asked)} "):
+                yield part
+
+    def _mend(self, asked: list[str]) -> list[str]:
+        return [self._nearest(word) for word in asked]
+
+    def _nearest(self, word: str) -> str:
+        if len(word) < _SHORTEST or word in STOPWORDS or word in self._known:
+            return word
+        edits = 2 if len(word) >= _TWO_EDITS else 1
+        near = [
+            other
+            for length in range(len(word) - edits, len(word) + edits + 1)
+            for other in self._buckets.get((word[0], length), ())
+        ]
+        best = process.extractOne(word, near, scorer=OSA.distance, score_cutoff=edits)
+        return str(best[0]) if best else word
