@@ -59,3 +59,11 @@ def test_random_steps(
     lengths = [(1, context) for context in contexts]
     case = make_case(lengths, q_heads=14, kv_heads=2, key_dim=64, dtype=torch.bfloat16, seed=seed)
     check(case, window=window, softcap=softcap, sinks=torch.linspace(-3, 3, 14))
+
+
+@pytest.mark.parametrize("window", [None, 9001])
+def test_several_parts_in_a_task(window: int | None) -> None:
+    """Contexts so long that a task takes several parts, the last of them cut anywhere."""
+    sizes = {"q_heads": 14, "kv_heads": 2, "key_dim": 64}
+    lengths = [(1, 17_000), (1, 24_577)]
+    check(make_case(lengths, dtype=torch.bfloat16, **sizes), window=window)  # type: ignore[arg-type]

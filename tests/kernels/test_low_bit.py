@@ -247,3 +247,10 @@ def test_extreme_scores_stay_finite(form: KVFormat) -> None:
     _, true_lse = reference.attend(case.query, case.layer, case.batch, spec_of(case))
     assert bool(out.isfinite().all())
     torch.testing.assert_close(lse, true_lse, atol=0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_several_parts_in_a_task(form: KVFormat) -> None:
+    """Contexts so long that a task takes several parts."""
+    case = make_case([(1, 17_000)], form=form)
+    check(case, spec_of(case), version="cpu")

@@ -29,6 +29,7 @@ from stepwell.kernels.paged_attention.low_bit import groups_of
 
 _STORED = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 _PART_TOKENS = 512  # a group's scores stay in the caches; long contexts occupy all threads
+_RUNS = 16  # of a long context, at least, for the threads to share
 _TILE_ROWS = 64  # (token, head) rows of a prompt's task: K,V tiles are packed once for all
 _EVERYTHING = 1 << 40  # a window no context exceeds
 
@@ -180,12 +181,13 @@ def _scratch_bytes(plan: _Plan, layer: PagedLayer, group: int) -> int:
     rows, threads = plan.tile * group, torch.get_num_threads()
     key_dim, value_dim = layer.key_dim, layer.value_dim
     if layer.low_bit is None:
-        count = compiled.scratch_bytes.py_func
-        return int(count(rows, plan.part_tokens, key_dim, value_dim, _by_pairs(layer))) * threads
+        pairs = _by_pairs(layer)
+        own = compiled.scratch_bytes(rows, plan.part_tokens, key_dim, value_dim, pairs)
+        return int(own) * threads
     groups = [groups_of(layer.low_bit.format, dim) for dim in (key_dim, value_dim)]
     query = low_bit_kernel.query_bytes(key_dim, groups[0])
-    count = low_bit_kernel.scratch_bytes.py_func
-    return int(count(rows, plan.part_tokens, query, value_dim, groups[1])) * threads
+    own = low_bit_kernel.scratch_bytes(rows, plan.part_tokens, query, value_dim, groups[1])
+    return int(own) * threads
 
 
 def _two_floats(first: float, second: float) -> int:
@@ -220,7 +222,10 @@ def _make_plan(batch: RaggedBatch, kv_heads: int, group: int) -> _Plan:
 def _decode_tasks(
     contexts: NDArray[np.int64], kv_heads: int, part_tokens: int
 ) -> tuple[NDArray[np.int64], int, int]:
-    """One task per (sequence, part, head); the states to keep and the counters for merging."""
+    """Tasks per (sequence, run of parts, head), the states to keep and the counters for merging.
+
+    A sequence's runs depend on its own length alone, and so do its results.
+    """
     parts = np.maximum(1, -(-contexts // part_tokens))
     same, partials, counters = _decode_tasks_of(tuple(parts.tolist()), kv_heads)
     tasks = same.copy()
@@ -234,20 +239,24 @@ def _decode_tasks_of(
 ) -> tuple[NDArray[np.int64], int, int]:
     """As `_decode_tasks` but for positions: the same in most steps of the same sequences."""
     parts = np.array(parts_of, dtype=np.int64)
-    sequence = np.repeat(np.arange(len(parts)), parts)  # one entry per (sequence, part)
-    part = np.arange(len(sequence)) - (np.cumsum(parts) - parts)[sequence]
-    several = (parts > 1).astype(np.int64)
-    kept = parts * several
+    length = np.clip(parts // _RUNS, 1, fld.MOST_PARTS)
+    runs = -(-parts // length)
+    sequence = np.repeat(np.arange(len(runs)), runs)  # one entry per (sequence, run)
+    number = np.arange(len(sequence)) - (np.cumsum(runs) - runs)[sequence]
+    first = number * length[sequence]
+    several = (runs > 1).astype(np.int64)
+    kept = runs * several
     head = np.arange(kv_heads)
     columns = np.zeros((len(sequence), kv_heads, fld.COLUMNS), dtype=np.int64)
     columns[..., fld.SEQUENCE] = columns[..., fld.FIRST_ROW] = sequence[:, None]
     columns[..., fld.HEAD] = head
     columns[..., fld.TOKENS] = 1
-    columns[..., fld.FIRST_PART] = part[:, None]
-    columns[..., fld.LAST_PART] = part[:, None] + 1
-    columns[..., fld.PARTS] = parts[sequence][:, None]
+    columns[..., fld.FIRST_PART] = first[:, None]
+    columns[..., fld.LAST_PART] = np.minimum(first + length[sequence], parts[sequence])[:, None]
+    columns[..., fld.TOGETHER] = runs[sequence][:, None]
+    columns[..., fld.NUMBER] = number[:, None]
     partial = (np.cumsum(kept) - kept)[sequence] * kv_heads
-    columns[..., fld.FIRST_PARTIAL] = partial[:, None] + head * parts[sequence][:, None]
+    columns[..., fld.FIRST_PARTIAL] = partial[:, None] + head * runs[sequence][:, None]
     counter = (np.cumsum(several) - several)[sequence] * kv_heads
     columns[..., fld.COUNTER] = counter[:, None] + head
     tasks = columns.reshape(-1, fld.COLUMNS)
@@ -270,7 +279,7 @@ def _prompt_tasks(
             row[:, fld.TOKENS] = tokens
             row[:, fld.POSITION] = position
             row[:, fld.LAST_PART] = -(-(position + tokens) // part_tokens)
-            row[:, fld.PARTS] = 1
+            row[:, fld.TOGETHER] = 1
             tasks.append(row)
     empty = np.zeros((0, fld.COLUMNS), dtype=np.int64)
     return np.concatenate([empty, *tasks])

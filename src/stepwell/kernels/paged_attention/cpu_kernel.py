@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any
 
 from numba import njit
+from numba.extending import register_jitable
 
 from stepwell.kernels.native.compiled import compile_kernel
 from stepwell.kernels.native.memory import (
@@ -40,9 +41,9 @@ from stepwell.kernels.paged_attention.cpu_record import (
     KEY_STRIDE,
     KV_HEADS,
     LAST_PART,
+    MOST_PARTS,
     NEXT,
     PART_TOKENS,
-    PARTS,
     PLAN,
     POSITION,
     QUERY,
@@ -52,6 +53,7 @@ from stepwell.kernels.paged_attention.cpu_record import (
     TABLES,
     TASKS,
     TILE,
+    TOGETHER,
     TOKENS,
     VALUE,
     VALUE_STRIDE,
@@ -72,17 +74,25 @@ from stepwell.kernels.paged_attention.cpu_tiles import add_weighted, dot_tile, w
 AHEAD = 32
 
 
-@njit(inline="always", error_model="numpy")
+@register_jitable
+def whole_lines(count):
+    """Bytes, or an address, up to the next cache line: vectors that lie across two cost double."""
+    return (count + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+
+
+@register_jitable
 def scratch_bytes(rows, part_tokens, key_dim, value_dim, pairs):
     """What one thread needs for tasks of `rows` query rows, in whole cache lines.
 
     Widened queries, a widened tile of keys, scores, and the states of the task and of one part.
-    Vectors that lie across two lines cost double, so each thread starts on a line of its own.
+    Each thread starts on a line of its own.
     """
     floats = (rows + LANES) * key_dim + rows * part_tokens + 2 * rows * (value_dim + 2)
-    size = (4 * floats + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+    size = whole_lines(4 * floats)
     if pairs:
-        size += prompt.panel_bytes(rows, part_tokens, key_dim, value_dim)
+        room = decode.room_bytes(rows, part_tokens * MOST_PARTS, key_dim, value_dim)
+        panels = prompt.panel_bytes(rows, part_tokens, key_dim, value_dim)
+        size += max(room, panels) + whole_lines(2 * prompt.padded(rows) * key_dim)
     return size
 
 
@@ -152,15 +162,12 @@ def _weigh(
 
 
 @njit(inline="always", error_model="numpy")
-def _begin(
-    args, first_row, head, tokens, query, states, group, key_dim, value_dim, kind, row_bytes
-):
-    """Widen the task's query rows to `query`, and begin each token's state."""
+def _widen_queries(args, first_row, head, tokens, query, group, dim, kind, row_bytes):
+    """The task's query rows as float32, side by side."""
     for t in range(tokens):
         row = ((first_row + t) * load_int64(args, KV_HEADS) + head) * group
         rows = load_int64(args, QUERY) + row * row_bytes
-        widen(rows, query + 4 * t * group * key_dim, group, key_dim, kind)
-        clear(states + 4 * t * group * (value_dim + 2), group, value_dim)
+        widen(rows, query + 4 * t * group * dim, group, dim, kind)
 
 
 @njit(inline="always", error_model="numpy")
@@ -230,10 +237,11 @@ def compiled_kernel(
         scores = wide + 4 * LANES * key_dim
         states = scores + 4 * tile_rows * part_tokens
         part_states = states + 4 * tile_rows * (value_dim + 2)
-        copied = part_states + 4 * tile_rows * (value_dim + 2)
+        copied = whole_lines(part_states + 4 * tile_rows * (value_dim + 2))
         packed = copied + 2 * prompt.padded(tile_rows) * key_dim
         weights = packed + 2 * prompt.TILE_KEYS * key_dim
         values = weights + 2 * prompt.padded(tile_rows) * part_tokens
+        room = whole_lines(copied + 2 * prompt.padded(tile_rows) * key_dim)
         while True:
             task = take(args, NEXT)
             if task >= load_int64(args, TASKS):
@@ -243,16 +251,28 @@ def compiled_kernel(
             first_row, tokens = load_int32(plan, FIRST_ROW), load_int32(plan, TOKENS)
             position = load_int32(plan, POSITION)
             table = load_int64(args, TABLES) + 4 * sequence * load_int64(args, TABLE_STRIDE)
-            _begin(
-                args, first_row, head, tokens,
-                query, states, group, key_dim, value_dim, kind, key_bytes,
-            )  # fmt: skip
+            for t in range(tokens):
+                clear(states + 4 * t * state_size, group, value_dim)
             if pairs:
                 _copy_queries(args, first_row, head, tokens, copied, group, key_dim)
-            for part in range(load_int32(plan, FIRST_PART), load_int32(plan, LAST_PART)):
+            else:
+                _widen_queries(
+                    args, first_row, head, tokens, query, group, key_dim, kind, key_bytes
+                )
+            first_part = load_int32(plan, FIRST_PART)
+            if pairs and tokens == 1:
+                low = max(first_part * part_tokens, position + 1 - load_int64(args, WINDOW))
+                high = min(load_int32(plan, LAST_PART) * part_tokens, position + 1)
+                if low < high:
+                    decode.attend_token(
+                        args, table, head, low, high, copied, room, states,
+                        group, key_dim, value_dim, key_bytes, value_bytes,
+                    )  # fmt: skip
+                first_part = load_int32(plan, LAST_PART)
+            for part in range(first_part, load_int32(plan, LAST_PART)):
                 low = max(part * part_tokens, position + 1 - load_int64(args, WINDOW))
                 high = min((part + 1) * part_tokens, position + tokens)
-                if low < high and pairs and tokens > 1:
+                if low < high and pairs:
                     _score_prompt(
                         args, table, head, low, high, tokens, copied, packed, scores, group, key_dim
                     )
@@ -266,22 +286,6 @@ def compiled_kernel(
                     for t in range(tokens):
                         at = 4 * t * state_size
                         absorb(states + at, part_states + at, group, value_dim)
-                elif low < high and pairs:
-                    places, spare = values, values + part_tokens
-                    decode.find_part(
-                        args, table, head, part, low, high, places, spare, key_bytes, value_bytes
-                    )
-                    decode.score_token(
-                        args, part, low, high, places, copied, scores, group, key_dim, key_bytes
-                    )
-                    softmax_rows(
-                        args, position, low, high, tokens, scores, part_states, group, value_dim
-                    )
-                    prompt.narrow_rows(args, position, low, high, tokens, scores, weights, group)
-                    decode.weigh_token(
-                        args, part, low, high, places, weights, part_states, group, value_dim
-                    )
-                    absorb(states, part_states, group, value_dim)
                 elif low < high:
                     _score(
                         args, table, head, low, high, tokens,
@@ -298,7 +302,7 @@ def compiled_kernel(
                         at = 4 * t * state_size
                         absorb(states + at, part_states + at, group, value_dim)
 
-            if load_int32(plan, PARTS) > 1 and not collect(args, plan, states, group, value_dim):
+            if load_int32(plan, TOGETHER) > 1 and not collect(args, plan, states, group, value_dim):
                 continue
             for t in range(tokens):
                 state = states + 4 * t * state_size

@@ -23,21 +23,22 @@ from stepwell.kernels.native.memory import (
 from stepwell.kernels.paged_attention.cpu_record import (
     COUNTER,
     FINISHED,
-    FIRST_PART,
     FIRST_PARTIAL,
     KV_HEADS,
     LSE,
+    NUMBER,
     NUMBERS,
     OUT,
     PART_TOKENS,
     PARTIALS,
-    PARTS,
     SINKS,
+    TOGETHER,
     WINDOW,
 )
 from stepwell.kernels.paged_attention.cpu_tiles import (
     exp_and_sum,
     exp_one,
+    mix_rows,
     narrow,
     scale_and_max,
     soften,
@@ -98,9 +99,8 @@ def absorb(state, other, group, dim):
             store_float32(state, g, top)
             total = keep * load_float32(state, group + g) + gain * load_float32(other, group + g)
             store_float32(state, group + g, total)
-            for i in range(2 * group + g * dim, 2 * group + (g + 1) * dim):
-                sums = keep * load_float32(state, i) + gain * load_float32(other, i)
-                store_float32(state, i, sums)
+            at = 4 * (2 * group + g * dim)
+            mix_rows(state + at, keep, other + at, gain, dim)
 
 
 @njit(inline="always", error_model="numpy")
@@ -127,17 +127,17 @@ def finish(args, token, head, state, group, dim, kind, row_bytes):
 
 @njit(inline="always", error_model="numpy")
 def collect(args, plan, state, group, dim):
-    """Leave the state of one of a token's parts; true, with all merged into it, if the last one.
+    """Leave the state of one of a token's tasks; true, with all merged into it, if the last one.
 
-    Whoever completes the last part merges them, first to last.
+    Whoever completes the last task merges them, first to last.
     """
     size = 4 * group * (dim + 2)
     partials = load_int64(args, PARTIALS) + size * load_int32(plan, FIRST_PARTIAL)
-    copy_bytes(partials + size * load_int32(plan, FIRST_PART), state, size)
-    parts = load_int32(plan, PARTS)
-    last = take(load_int64(args, FINISHED), load_int32(plan, COUNTER)) == parts - 1
+    copy_bytes(partials + size * load_int32(plan, NUMBER), state, size)
+    tasks = load_int32(plan, TOGETHER)
+    last = take(load_int64(args, FINISHED), load_int32(plan, COUNTER)) == tasks - 1
     if last:
         clear(state, group, dim)
-        for part in range(parts):
-            absorb(state, partials + size * part, group, dim)
+        for task in range(tasks):
+            absorb(state, partials + size * task, group, dim)
     return last

@@ -157,6 +157,24 @@ def exp_and_sum(_typing: Any, row: Any, start: Any, stop: Any, shift: Any) -> An
     return signature, generate
 
 
+@intrinsic(prefer_literal=True)
+def mix_rows(_typing: Any, target: Any, keep: Any, source: Any, gain: Any, dim: Any) -> Any:
+    """target[d] = keep * target[d] + gain * source[d], all float32, for d < dim (dim % 16 == 0)."""
+    size = literal(dim)
+
+    def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        target, keep, source, gain = args[:4]
+        factors = v.splat(builder, keep), v.splat(builder, gain)
+        for at in range(0, size, v.LANES):
+            place = v.offset(builder, target, 4 * at)
+            other = v.load(builder, v.offset(builder, source, 4 * at))
+            mine = builder.fmul(factors[0], v.load(builder, place))
+            v.store(builder, v.fma(builder, factors[1], other, mine), place)
+        return ir.Constant(v.I64, 0)
+
+    return types.int64(_ADDRESS, types.float32, _ADDRESS, types.float32, dim), generate
+
+
 @intrinsic
 def exp_one(_typing: Any, value: Any) -> Any:
     """e**value for one float32, by the same polynomial as the tiles."""

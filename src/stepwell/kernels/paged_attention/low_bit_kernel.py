@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from numba import njit
+from numba.extending import register_jitable
 
 from stepwell.kernels.native.compiled import compile_kernel
 from stepwell.kernels.native.integers import store_int64
@@ -30,7 +31,6 @@ from stepwell.kernels.paged_attention.cpu_record import (
     LAST_PART,
     NEXT,
     PART_TOKENS,
-    PARTS,
     PLAN,
     POSITION,
     QUERY,
@@ -40,6 +40,7 @@ from stepwell.kernels.paged_attention.cpu_record import (
     TABLES,
     TASKS,
     TILE,
+    TOGETHER,
     TOKENS,
     WINDOW,
     WORKERS,
@@ -73,7 +74,7 @@ def query_bytes(key_dim: int, groups: int) -> int:
     return -(-(2 * key_dim + 8 * groups + 4) // CACHE_LINE) * CACHE_LINE
 
 
-@njit(inline="always", error_model="numpy")
+@register_jitable
 def scratch_bytes(rows, span, query, value_dim, value_groups):
     """What one thread needs for tasks of `rows` query rows of `query` bytes over parts of `span`
     tokens, in whole cache lines.
@@ -287,7 +288,7 @@ def _compiled(
                     for t in range(tokens):
                         at = t * state_size
                         absorb(states + at, part_states + at, group, value_dim)
-            if load_int32(plan, PARTS) > 1 and not collect(args, plan, states, group, value_dim):
+            if load_int32(plan, TOGETHER) > 1 and not collect(args, plan, states, group, value_dim):
                 continue
             for t in range(tokens):
                 state = states + t * state_size

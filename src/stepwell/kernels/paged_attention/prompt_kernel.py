@@ -1,14 +1,14 @@
 """Scores and sums of a prompt's tokens over a bfloat16 pool, by dot products of pairs.
 
 Twice as many products an instruction as with widened numbers, at the price of packing each tile of
-K and V once per task, and of weights rounded to bfloat16. One new token alone gains nothing from
-it and keeps `cpu_kernel`'s way.
+K and V once per task, and of weights rounded to bfloat16. One new token alone: `decode_kernel`.
 """
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, check-untyped-defs=False
 
 from __future__ import annotations
 
 from numba import njit
+from numba.extending import register_jitable
 
 from stepwell.kernels.linear.cpu_tiles import BFLOAT16, PANELS, ROWS, add_products
 from stepwell.kernels.native.memory import CACHE_LINE, copy_bytes, load_int64, stack_bytes
@@ -28,16 +28,16 @@ def refusal(key_dim: int, value_dim: int) -> str | None:
     return None
 
 
-@njit(inline="always", error_model="numpy")
+@register_jitable
 def padded(rows):
     """Rows of whole tiles."""
     return (rows + ROWS - 1) // ROWS * ROWS
 
 
-@njit(inline="always", error_model="numpy")
+@register_jitable
 def panel_bytes(rows, part_tokens, key_dim, value_dim):
-    """Scratch beside that of `cpu_kernel`: queries, a tile of keys, weights, a part's values."""
-    total = 2 * padded(rows) * key_dim + 2 * TILE_KEYS * key_dim
+    """Scratch beside that of `cpu_kernel`: a tile of keys, weights, a part's values."""
+    total = 2 * TILE_KEYS * key_dim
     total += 2 * padded(rows) * part_tokens + 2 * (part_tokens + TILE_KEYS) * value_dim
     return (total + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
 
