@@ -70,6 +70,7 @@ EXPECTED = {
     "vllm_length_wrapped": ("vllm_length", Phase.KV_CACHE, "4.2 GiB", "--max-model-len 99765"),
     "vllm_nccl": ("nccl_alloc", Phase.UNKNOWN, "what the device has left", "when it happened"),
     "vllm_no_blocks": ("vllm_no_blocks", Phase.KV_CACHE, "helps only where", "stepwell plan"),
+    "vllm_no_blocks_cpu": ("vllm_no_blocks", Phase.KV_CACHE, "helps only where", "stepwell plan"),
     "vllm_profiling": ("vllm_profiling", Phase.PROFILING, "gave memory back", "Start it again"),
     "vllm_sampler_warmup": ("torch_full", Phase.WARMUP, "is in use", "--max-num-seqs"),
     "vllm_start_free": ("vllm_start_free", Phase.PROFILING, "allocated nothing", "Stop"),
