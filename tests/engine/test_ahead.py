@@ -70,7 +70,7 @@ class Spied:
 
 
 @needs_panels
-@pytest.mark.parametrize("weights", ["checkpoint", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["checkpoint", "lossless", "int8", "int4"])
 @pytest.mark.parametrize("kv", ["model", "int8"])
 def test_the_same_tokens(monkeypatch, checkpoint, weights, kv):
     settings = {"model__weights": weights, "model__kv": kv}
@@ -83,6 +83,14 @@ def test_the_same_tokens(monkeypatch, checkpoint, weights, kv):
     assert sum(many.steps) == sum(one.steps)  # nothing was computed for nothing
     monkeypatch.setattr(ModelRunner, "can_decode", lambda *_: False)
     assert many.tokens() == wanted and not many.steps
+
+
+@needs_panels
+def test_lossless_weights_give_the_tokens_of_the_checkpoint(checkpoint):
+    plain, lossless = Spied(checkpoint), Spied(checkpoint, model__weights="lossless")
+    values = {d.name: d.value for d in lossless.llm.built.decisions}
+    assert values["kernels.linear"] == "lossless"
+    assert lossless.tokens() == plain.tokens()
 
 
 @needs_panels

@@ -40,9 +40,10 @@ class ModelConfig:
     )
     max_model_len: int = _setting(0, "longest sequence in tokens; 0: as the model allows")
     random_weights: bool = _setting(False, "fill the shape with random numbers (benchmarks only)")
-    weights: Literal["checkpoint", "int8", "int4", "nf4"] = _setting(
+    weights: Literal["checkpoint", "lossless", "int8", "int4", "nf4"] = _setting(
         "checkpoint",
-        "how linear layers and the output head are kept; see `stepwell evaluate precision`",
+        "how linear layers and the output head are kept; lossless: bfloat16 in 12 bits; for low "
+        "bits see `stepwell evaluate precision`",
     )
     kv: Literal["model", "int8", "int4"] = _setting(
         "model", "how the pool keeps K and V; int8 and int4 hold more sessions in the same bytes"

@@ -31,7 +31,11 @@ Settings = Annotated[
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, bfloat16, float16 or float32.")]
 Weights = Annotated[
-    str | None, typer.Option(help="checkpoint, int8, int4 or nf4: how weights are kept in memory.")
+    str | None,
+    typer.Option(
+        help="checkpoint, lossless (bfloat16 in 12 bits), int8, int4 or nf4: how weights are kept "
+        "in memory."
+    ),
 ]
 Kv = Annotated[str | None, typer.Option(help="model, int8 or int4: how the pool keeps K and V.")]
 WeightsBudget = Annotated[

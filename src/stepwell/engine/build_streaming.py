@@ -24,7 +24,8 @@ from stepwell.engine.memory_split import (
 )
 from stepwell.engine.resolve import Resolved
 from stepwell.hardware.machine import read_machine
-from stepwell.model.load import LoadedModel, choose_precision, load_model
+from stepwell.kernels.linear.quantize import WeightFormat
+from stepwell.model.load import LoadedModel, Precision, choose_precision, load_model
 from stepwell.model.streaming import Needs, load_within_budget, measure_read, needs_of
 from stepwell.model.streaming.packing import Packing
 
@@ -34,6 +35,7 @@ _STEP_MULTIPLE = 64
 _STEP_MARGIN = 1.25  # arithmetic was measured alone, and a step that is too narrow waits for reads
 _LEAST_STEP = 256  # tokens; narrower products are slower, and each pass unpacks all weights
 _CONTEXT = 512  # tokens of a sequence when sequences are counted against free memory
+_EXACT = ("checkpoint", "lossless")  # settings of model.weights that are streamed as bfloat16
 _KV_SHARE = 0.5  # of free memory; as resolve_pool takes
 
 
@@ -59,7 +61,7 @@ def load_for(
         dtype=dtype,
         device=device,
         budget=budget,
-        packing=Packing(precision.format, precision.exceptions),
+        packing=_packing(precision),
         say=say,
     )
     if loaded.streamer is None:
@@ -67,6 +69,14 @@ def load_for(
     config, widened = _widen_steps(config, loaded, resolved)
     decisions = (*chosen, *loaded.decisions, *precision.decisions, *widened)
     return config, replace(loaded, decisions=decisions, precision=precision.identity)
+
+
+def _packing(precision: Precision) -> Packing:
+    """How streamed weights are kept: in panels that bytes from disk can be read into. Those of
+    bfloat16 lie on disk in 12 bits anyway, where reading is what takes time."""
+    if precision.format is WeightFormat.LOSSLESS:
+        return Packing()
+    return Packing(precision.format, precision.exceptions)
 
 
 def _choose_budget(
@@ -82,7 +92,7 @@ def _choose_budget(
     speeds = Speeds(read=measure_read(folder), arithmetic=measure_arithmetic(resolved.dtype))
     split = split_memory(
         free,
-        _demand(needs, hf_config, resolved, packs=config.model.weights == "checkpoint"),
+        _demand(needs, hf_config, resolved, packs=config.model.weights in _EXACT),
         speeds,
         step_tokens=config.scheduler.max_step_tokens,
         max_model_len=resolved.max_model_len,

@@ -81,7 +81,7 @@ def simulated(formats: Mapping[Linear, WeightFormat]) -> Iterator[None]:
     originals: list[tuple[nn.Linear, Tensor]] = []
     try:
         for linear, format in formats.items():
-            if format is WeightFormat.BFLOAT16 or not linear.takes(format):
+            if format.is_exact or not linear.takes(format):
                 continue
             weight = linear.module.weight
             originals.append((linear.module, weight))

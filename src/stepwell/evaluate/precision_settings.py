@@ -91,7 +91,7 @@ def make_arms(
     with_recipes: bool,
 ) -> tuple[Arm, ...]:
     """For each format of weights and of KV, with what `stepwell evaluate sensitivity` left for the
-    checkpoint. There is nothing to simulate of bfloat16."""
+    checkpoint. There is nothing to simulate of weights as they are."""
     folder = find_checkpoint(model)
     return tuple(
         Arm(
@@ -103,5 +103,5 @@ def make_arms(
         for format in formats
         for kv in kvs
         for how in hows
-        if how is How.ENGINE or format is not WeightFormat.BFLOAT16
+        if how is How.ENGINE or not format.is_exact
     )

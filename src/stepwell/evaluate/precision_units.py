@@ -39,13 +39,13 @@ class Linear:
         rows, columns = self.shape
         if not self.takes(format):
             format = WeightFormat.BFLOAT16
-        group = 1 if format is WeightFormat.BFLOAT16 else group_for(columns, format)
+        group = 1 if format.is_exact else group_for(columns, format)
         return stored_bytes(rows, columns, format=format, group=group)
 
     def takes(self, format: WeightFormat) -> bool:
         """Whether some group divides its rows."""
         with contextlib.suppress(ConfigError):
-            return format is WeightFormat.BFLOAT16 or group_for(self.shape[1], format) > 0
+            return format.is_exact or group_for(self.shape[1], format) > 0
         return False
 
 

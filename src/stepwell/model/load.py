@@ -188,7 +188,7 @@ class Precision:
     @property
     def identity(self) -> str:
         """Differs where computed numbers do; empty for weights as they are."""
-        if self.format is WeightFormat.BFLOAT16:
+        if self.format.is_exact:
             return ""
         named = sorted((name, str(kept)) for name, kept in self.exceptions.items())
         return json.dumps([str(self.format), named])
@@ -200,6 +200,8 @@ def choose_precision(config: ModelConfig, folder: Path) -> Precision:
     if config.weights == "checkpoint":
         return Precision(WeightFormat.BFLOAT16, {}, ())
     format = WeightFormat(config.weights)
+    if format.is_exact:
+        return Precision(format, {}, ())
     recipe = load_recipe(None if config.random_weights else folder, format)
     if recipe is not None:
         return Precision(format, recipe.exceptions, (recipe.decision,))

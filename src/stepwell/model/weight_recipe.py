@@ -93,7 +93,7 @@ def load_recipe(
     `path`: a file instead of the cache folder's. Raises ConfigError for a file that is damaged, of
     another version, format or checkpoint, or that is named and missing.
     """
-    if folder is None or format is WeightFormat.BFLOAT16:
+    if folder is None or format.is_exact:
         return None
     weights = checkpoint_hash(folder)
     place = path or recipe_path(weights, format)

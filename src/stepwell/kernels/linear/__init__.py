@@ -2,6 +2,7 @@
 
     quantize     weights in 8 or 4 bits, and the truth about them
     layout       weights in panels, as the kernels read them
+    lossless     the panels of bfloat16 in 12 bits; lossless_tiles: unpacking them
     panels       the module over panels; cpu_kernel, cpu_tiles: its compiled code
     activations  activations rounded to int8
     onednn       bfloat16 through oneDNN, where our kernels do not run

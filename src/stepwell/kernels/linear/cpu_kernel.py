@@ -17,6 +17,7 @@ from numba import njit
 from stepwell.kernels.linear.cpu_tiles import (
     ADDED,
     GATED,
+    LOSSLESS,
     PANELS,
     PLAIN,
     ROWS,
@@ -24,14 +25,22 @@ from stepwell.kernels.linear.cpu_tiles import (
     finish_tile,
 )
 from stepwell.kernels.native.compiled import compile_kernel
-from stepwell.kernels.native.memory import load_int64, stack_bytes, take
+from stepwell.kernels.native.memory import (
+    load_bfloat16,
+    load_float32,
+    load_int32,
+    load_int64,
+    stack_bytes,
+    store_float32,
+    take,
+)
 
 # Fields of the int64 record whose address the kernel gets.
 (
     NEXT, ROW_COUNT, RUNS, RUN_LENGTH, PANEL_COUNT, X, X_STRIDE, WEIGHTS, PANEL_STRIDE, TABLES,
     SCALES, SCALE_STRIDE, ROW_SCALES, ROW_SCALE_STRIDE, GROUPS, GROUP_CHUNKS,
-    BIAS, OUT, OUT_STRIDE, ENDING, OTHER, FIELDS,
-) = range(22)  # fmt: skip
+    BIAS, OUT, OUT_STRIDE, ENDING, OTHER, ASIDE, ASIDE_STARTS, FIELDS,
+) = range(24)  # fmt: skip
 
 ROW_BLOCK = 480  # rows whose activations stay in a core's caches while panels pass
 _SUMS_BYTES = 4 * 16 * PANELS * ROWS
@@ -63,6 +72,25 @@ def _tile(args, sums, row, panel, ahead, rows, kind):
         rows,
         kind,
     )
+    if kind == LOSSLESS:
+        _add_aside(args, sums, row, panel, rows)
+
+
+@njit(inline="always", error_model="numpy")
+def _add_aside(args, sums, row, panel, rows):
+    """sums += what weights aside are more than what is stored in their places (lossless.py)."""
+    entries, starts = load_int64(args, ASIDE), load_int64(args, ASIDE_STARTS)
+    stride = load_int64(args, X_STRIDE)
+    x_rows = load_int64(args, X) + row * stride
+    for p in range(PANELS):
+        for at in range(load_int32(starts, panel + p), load_int32(starts, panel + p + 1)):
+            place = load_int32(entries, 3 * at)
+            value, stored = load_float32(entries, 3 * at + 1), load_float32(entries, 3 * at + 2)
+            for r in range(rows):
+                x = load_bfloat16(x_rows + r * stride, place >> 4)
+                slot = 16 * (PANELS * r + p) + (place & 15)
+                total = load_float32(sums, slot) + x * value
+                store_float32(sums, slot, total - x * stored)
 
 
 @njit(inline="always", error_model="numpy")

@@ -7,6 +7,7 @@ A tile's sums stay in registers over all of K. Weights come panel by panel, 64 b
     NIBBLES   16 columns x 8: each nibble is looked up as a bfloat16, so int4 and nf4 are one kernel
     BYTES     16 columns x 4: a byte is two nibbles, 16 * (high - 8) + low, both exact in bfloat16
     DOT_BYTES the same bytes, against int8 activations
+    LOSSLESS  bfloat16 in 12 bits (lossless.py)
 
 Groups of K share a scale; a group's sum is scaled once, in float32.
 """
@@ -21,15 +22,16 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from stepwell.kernels.linear import lossless_tiles
 from stepwell.kernels.native import dot
 from stepwell.kernels.native import vector as v
 from stepwell.kernels.native.memory import literal
 
-BFLOAT16, NIBBLES, BYTES, DOT_BYTES = range(4)
+BFLOAT16, NIBBLES, BYTES, DOT_BYTES, LOSSLESS = range(5)
 PANELS = 4  # panels of a tile
 ROWS = 6  # rows of a full tile: 24 sums, leaving 8 registers for weights and activations
 CHUNK = 64  # bytes of a panel in one register
-CHUNK_K = {BFLOAT16: 2, NIBBLES: 8, BYTES: 4, DOT_BYTES: 4}  # of K in one chunk
+CHUNK_K = {BFLOAT16: 2, NIBBLES: 8, BYTES: 4, DOT_BYTES: 4, LOSSLESS: 8}  # of K in one chunk
 _X_BYTES = {BFLOAT16: 4, NIBBLES: 16, BYTES: 8, DOT_BYTES: 4}  # of activations for one chunk
 
 # What a tile's sums become.
@@ -69,7 +71,7 @@ def _zeros(kind: int) -> ir.Constant:
 def _spread(rows: int, kind: int) -> int:
     """Sums for each output vector: with four products a chunk, more chains hide the latency of few
     rows. bfloat16 has one chain for any tile, so that a row's bits do not depend on its tile."""
-    if kind in (BFLOAT16, DOT_BYTES):
+    if kind in (BFLOAT16, DOT_BYTES, LOSSLESS):
         return 1
     return 4 if rows == 1 else 2 if rows <= 3 else 1
 
@@ -159,7 +161,8 @@ def add_products(
 ) -> Any:  # fmt: skip
     """sums[row][panel] (float32 vectors, 64 bytes each) = the tile's products over all of K.
 
-    `scales`: float16 [groups, 16] of the first panel, `scale_stride` bytes to the next's.
+    `scales`: float16 [groups, 16] of the first panel (LOSSLESS: bfloat16 [16]), `scale_stride`
+    bytes to the next's.
     `row_scales`, for DOT_BYTES: of each row, groups pairs of (float32 scale, int32 start of its
     sums: what the bytes' offset of 128 adds, negated). `ahead`: see _Tile.
     """
@@ -180,12 +183,20 @@ def add_products(
         def clear_total(row: int, panel: int) -> None:
             builder.store(v.constant(0.0), totals[row][panel][0])
 
-        if stored == BFLOAT16:
+        if stored in (BFLOAT16, LOSSLESS):
             _each(n, clear)
-            _add_chunks(builder, tile, sums, _i64(0), group_chunks)
+            if stored == LOSSLESS:
+                lossless_tiles.add_chunks(builder, tile, sums, group_chunks)
+            else:
+                _add_chunks(builder, tile, sums, _i64(0), group_chunks)
 
             def finish(row: int, panel: int) -> None:
-                builder.store(_sum_of(builder, sums[row][panel]), totals[row][panel][0])
+                total = _sum_of(builder, sums[row][panel])
+                if stored == LOSSLESS:
+                    place = builder.add(args[6], builder.mul(args[7], _i64(panel)))
+                    scale = v.load(builder, place, kind=v.BFLOAT16)
+                    total = builder.fmul(total, scale)
+                builder.store(total, totals[row][panel][0])
 
             _each(n, finish)
         else:

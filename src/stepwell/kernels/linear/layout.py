@@ -3,6 +3,8 @@
     panels  uint8 [P, K / chunk K, 64]   16 rows of the weight side by side, 64 bytes at a time
     scales  float16 [P, groups, 16]      empty for bfloat16
 
+That is bfloat16 and low bits; lossless.py says it for bfloat16 in 12 bits.
+
     bfloat16  a chunk is 16 rows x 2:  [row][k0 k1]
     int8      a chunk is 16 rows x 4:  [row][k0 k2 k1 k3], so that the low bytes of a row's two
               16-bit halves are one pair, the high bytes the other
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stepwell.kernels.linear import lossless
 from stepwell.kernels.linear.quantize import QuantizedWeight, WeightFormat
 from stepwell.kernels.pages import Slabs
 
@@ -30,17 +33,20 @@ BYTE_ORDER = (0, 2, 1, 3)
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    """A weight [N, K] as the kernels read it. `group` is 0 for bfloat16."""
+    """A weight [N, K] as the kernels read it. `group` is 0 for bfloat16, `aside` for
+    LOSSLESS only."""
 
     format: WeightFormat
     shape: tuple[int, int]
     group: int
     panels: Tensor
     scales: Tensor
+    aside: lossless.Aside | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.panels.numel() + 2 * self.scales.numel()
+        beside = 0 if self.aside is None else self.aside.nbytes
+        return self.panels.numel() + 2 * self.scales.numel() + beside
 
 
 def padded_rows(rows: int) -> int:
@@ -60,6 +66,13 @@ def from_bfloat16(weight: Tensor, slabs: Slabs) -> Panels:
     chunks = slabs.keep(pairs.view(-1, PANEL_ROWS, shape[1] // 2).transpose(1, 2))
     panels = chunks.view(torch.uint8).view(len(chunks), shape[1] // 2, 64)
     return Panels(WeightFormat.BFLOAT16, shape, 0, panels, torch.empty(0, dtype=torch.float16))
+
+
+def from_lossless(weight: Tensor, slabs: Slabs) -> Panels | None:
+    """weight as for `from_bfloat16`; None where its exponents are too many for 12 bits."""
+    shape = (weight.shape[0], weight.shape[1])
+    found = lossless.pack(_pad(weight), slabs)
+    return None if found is None else Panels(WeightFormat.LOSSLESS, shape, 0, *found)
 
 
 def from_quantized(weight: QuantizedWeight, slabs: Slabs) -> Panels:
@@ -84,6 +97,13 @@ def to_bfloat16(panels: Panels) -> Tensor:
     rows, k = panels.shape
     chunks = panels.panels.view(-1).view(torch.bfloat16).view(-1, k // 2, PANEL_ROWS, 2)
     return chunks.transpose(1, 2).reshape(-1, k)[:rows].contiguous()
+
+
+def to_lossless(panels: Panels) -> Tensor:
+    """The weight of `from_lossless` again; the test's way back."""
+    assert panels.aside is not None, "a lossless weight"
+    weight = lossless.unpack(panels.panels, panels.scales, panels.aside)
+    return weight[: panels.shape[0]].contiguous()
 
 
 def to_quantized(panels: Panels) -> QuantizedWeight:

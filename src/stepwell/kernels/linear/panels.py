@@ -15,13 +15,21 @@ from torch import Tensor
 from stepwell.kernels.linear import activations, cpu_tiles
 from stepwell.kernels.linear import cpu_kernel as compiled
 from stepwell.kernels.linear.base import PackedLinear, flat_rows
-from stepwell.kernels.linear.layout import PANEL_ROWS, Panels, from_bfloat16, from_quantized
+from stepwell.kernels.linear.layout import (
+    PANEL_ROWS,
+    Panels,
+    from_bfloat16,
+    from_lossless,
+    from_quantized,
+)
+from stepwell.kernels.linear.lossless import Aside
 from stepwell.kernels.linear.quantize import NF4_LEVELS, WeightFormat, quantize
 from stepwell.kernels.native import dot, team
 from stepwell.kernels.pages import Slabs
 
 _KINDS = {
     WeightFormat.BFLOAT16: cpu_tiles.BFLOAT16,
+    WeightFormat.LOSSLESS: cpu_tiles.LOSSLESS,
     WeightFormat.INT8: cpu_tiles.BYTES,
     WeightFormat.INT4: cpu_tiles.NIBBLES,
     WeightFormat.NF4: cpu_tiles.NIBBLES,
@@ -32,11 +40,14 @@ _DYNAMIC_ROWS = 5  # from here on int8 weights are met by int8 activations
 
 class PanelLinear(PackedLinear):
     """A linear layer over `Panels`; `panels`, `scales` and `padded_bias` (float32, one number for
-    each padded column) are buffers, which may be re-pointed between calls."""
+    each padded column) are buffers, which may be re-pointed between calls; lossless weights have
+    `aside` and `aside_starts` (`lossless.Aside`) besides."""
 
     panels: Tensor
     scales: Tensor
     padded_bias: Tensor
+    aside: Tensor
+    aside_starts: Tensor
 
     def __init__(self, weight: Panels, bias: Tensor | None) -> None:
         super().__init__(shape=weight.shape, format=weight.format)
@@ -47,16 +58,24 @@ class PanelLinear(PackedLinear):
         self.register_buffer("panels", weight.panels, persistent=False)
         self.register_buffer("scales", weight.scales, persistent=False)
         self.register_buffer("padded_bias", padded, persistent=False)
+        if weight.aside is not None:
+            self.register_buffer("aside", weight.aside.entries, persistent=False)
+            self.register_buffer("aside_starts", weight.aside.starts, persistent=False)
 
     @property
     def nbytes(self) -> int:
         """As `PackedLinear.nbytes`."""
-        return Panels(self.format, (0, 0), self.group, self.panels, self.scales).nbytes
+        aside = Aside(self.aside, self.aside_starts) if self._is_lossless else None
+        return Panels(self.format, (0, 0), self.group, self.panels, self.scales, aside).nbytes
 
     @property
     def is_buffered(self) -> bool:
         """True."""
         return True
+
+    @property
+    def _is_lossless(self) -> bool:
+        return self.format is WeightFormat.LOSSLESS
 
     @property
     def needs_rounded(self) -> bool:
@@ -115,6 +134,11 @@ class PanelLinear(PackedLinear):
             record[compiled.SCALE_STRIDE] = 2 * self.scales.stride(0)
             record[compiled.GROUPS] = self.in_features // self.group
             record[compiled.GROUP_CHUNKS] = self.group // cpu_tiles.CHUNK_K[kind]
+        if self._is_lossless:
+            record[compiled.SCALES] = self.scales.data_ptr()
+            record[compiled.SCALE_STRIDE] = 2 * self.scales.stride(0)
+            record[compiled.ASIDE] = self.aside.data_ptr()
+            record[compiled.ASIDE_STARTS] = self.aside_starts.data_ptr()
         if rounded is not None:
             record[compiled.X] = rounded.levels.data_ptr()
             record[compiled.X_STRIDE] = rounded.levels.stride(0)
@@ -163,9 +187,14 @@ def refusal(weight: Tensor) -> str | None:
 def pack_panels(
     weight: Tensor, bias: Tensor | None, *, format: WeightFormat, slabs: Slabs
 ) -> PanelLinear:
-    """A module over a packed copy of weight [N, K] in `slabs`; check `refusal` first."""
+    """A module over a packed copy of weight [N, K] in `slabs`; check `refusal` first. Its format is
+    bfloat16 where LOSSLESS was asked for and too many weights would lie aside."""
     plain = weight.detach()
-    if format is WeightFormat.BFLOAT16:
+    if format is WeightFormat.LOSSLESS:
+        found = from_lossless(plain.contiguous(), slabs)
+        if found is not None:
+            return PanelLinear(found, bias)
+    if format.is_exact:
         return PanelLinear(from_bfloat16(plain.contiguous(), slabs), bias)
     return PanelLinear(from_quantized(quantize(plain, format=format), slabs), bias)
 

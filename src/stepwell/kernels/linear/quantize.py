@@ -64,6 +64,7 @@ class WeightFormat(StrEnum):
     """How the weights of a linear layer are stored."""
 
     BFLOAT16 = "bfloat16"
+    LOSSLESS = "lossless"  # bfloat16 in 12 bits
     INT8 = "int8"
     INT4 = "int4"
     NF4 = "nf4"
@@ -71,7 +72,21 @@ class WeightFormat(StrEnum):
     @property
     def bits(self) -> int:
         """Of one weight, without its share of a scale."""
-        return {WeightFormat.BFLOAT16: 16, WeightFormat.INT8: 8}.get(self, 4)
+        return _BITS[self]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it holds bfloat16 weights as they are."""
+        return self in (WeightFormat.BFLOAT16, WeightFormat.LOSSLESS)
+
+
+_BITS = {
+    WeightFormat.BFLOAT16: 16,
+    WeightFormat.LOSSLESS: 12,
+    WeightFormat.INT8: 8,
+    WeightFormat.INT4: 4,
+    WeightFormat.NF4: 4,
+}
 
 
 _GROUPS = {WeightFormat.INT8: 128, WeightFormat.INT4: 64, WeightFormat.NF4: 64}
@@ -98,11 +113,13 @@ class QuantizedWeight:
 
 
 def stored_bytes(rows: int, columns: int, *, format: WeightFormat, group: int) -> int:
-    """Bytes of a matrix in a format, scales counted; `group` says nothing for bfloat16."""
+    """Bytes of a matrix in a format, scales counted; `group` says nothing for exact formats.
+    Lossless: but for weights aside."""
     levels = rows * columns * format.bits // 8
     if format is WeightFormat.BFLOAT16:
         return levels
-    return levels + rows * (columns // group) * _SCALE_BYTES
+    groups = 1 if format is WeightFormat.LOSSLESS else columns // group
+    return levels + rows * groups * _SCALE_BYTES
 
 
 def group_for(in_features: int, format: WeightFormat) -> int:
@@ -130,8 +147,8 @@ def quantize(weight: Tensor, *, format: WeightFormat, group: int | None = None) 
     """
     if weight.dim() != 2 or not weight.is_floating_point():
         raise ValueError(f"not a matrix of floats: {weight.dtype} {list(weight.shape)}")
-    if format is WeightFormat.BFLOAT16:
-        raise ValueError("bfloat16 is what weights are before they are quantized")
+    if format.is_exact:
+        raise ValueError(f"{format} is what weights are before they are quantized")
     columns = weight.shape[1]
     size = group_for(columns, format) if group is None else group
     if size < 1 or columns % size:

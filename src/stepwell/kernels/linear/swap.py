@@ -38,7 +38,7 @@ def refusal(weight: Tensor, *, format: WeightFormat = WeightFormat.BFLOAT16) -> 
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:  # before numba is imported
         return onednn.refusal(weight) or f"the weight is on {weight.device.type}"
     reason = _panels().refusal(weight)
-    if reason is not None and format is WeightFormat.BFLOAT16:
+    if reason is not None and format.is_exact:
         return onednn.refusal(weight)
     return reason
 
@@ -91,7 +91,7 @@ def pack_linears(
         return _plain(model, format=format, exceptions=exceptions or {})
     uses = _weight_uses(model)
     slabs = Slabs()
-    packed = kept = extra = linear_bytes = plain_bytes = 0
+    packed = kept = extra = linear_bytes = plain_bytes = wide = 0
     reason = "no linear layer"
     for parent_name, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
@@ -111,9 +111,10 @@ def pack_linears(
             module = pack(child.weight, child.bias, format=wanted, slabs=slabs)
             setattr(parent, name, module)
             packed += 1
+            wide += wanted is WeightFormat.LOSSLESS and module.format is not wanted
             linear_bytes += module.nbytes
             extra += module.nbytes if tied else 0
-    if not packed and format is not WeightFormat.BFLOAT16:
+    if not packed and not format.is_exact:
         raise ConfigError(
             f"no layer can be kept as {format}: {reason}.",
             hint="Low-bit weights need a CPU with AVX-512 BF16 and VNNI, and model.dtype bfloat16.",
@@ -123,6 +124,8 @@ def pack_linears(
     because += f", {kept} kept plain: {reason}" if kept or not packed else ""
     if exceptions:
         because += f", {len(exceptions)} layers in another format"
+    if wide:
+        because += f", {wide} in bfloat16: 16 exponents hold too few of their weights"
     if format is not WeightFormat.BFLOAT16:
         because += f", {linear_bytes / max(1, plain_bytes):.1%} of their bfloat16 bytes"
     decision = Decision("kernels.linear", str(format) if packed else "plain", because)
@@ -139,10 +142,10 @@ def _plain(
             continue
         kept, plain_bytes = kept + 1, plain_bytes + child.weight.nbytes
         wanted = exceptions.get(name, format)
-        if wanted is not WeightFormat.BFLOAT16:
+        if not wanted.is_exact:
             numbers = dequantize(quantize(child.weight, format=wanted)).to(child.weight.dtype)
             child.weight = nn.Parameter(numbers, requires_grad=False)
-    value = "plain" if format is WeightFormat.BFLOAT16 else f"{format}, plain"
+    value = "plain" if format.is_exact else f"{format}, plain"
     decision = Decision("kernels.linear", value, f"{registry.VARIABLE}=reference")
     return PackReport(0, kept, 0, plain_bytes, plain_bytes, decision)
 

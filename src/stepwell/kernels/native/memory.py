@@ -60,6 +60,18 @@ def load_float32(_typing: Any, base: Any, index: Any) -> Any:
 
 
 @intrinsic
+def load_bfloat16(_typing: Any, base: Any, index: Any) -> Any:
+    """The index-th bfloat16 at base, as float32."""
+
+    def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        kind, wide = ir.IntType(16), ir.IntType(32)
+        bits = builder.zext(builder.load(_at(builder, args[0], args[1], kind), align=2), wide)
+        return builder.bitcast(builder.shl(bits, ir.Constant(wide, 16)), ir.FloatType())
+
+    return types.float32(types.int64, types.int64), generate
+
+
+@intrinsic
 def store_float32(_typing: Any, base: Any, index: Any, value: Any) -> Any:
     """Write the index-th float32 at base."""
 
