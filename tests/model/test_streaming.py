@@ -206,6 +206,14 @@ def test_low_bit_weights(checkpoint: Callable[..., Path], start, weights: str) -
         assert tokens(streamed) == tokens(whole)
 
 
+def test_lossless_weights_are_streamed_as_bfloat16(checkpoint: Callable[..., Path], start) -> None:
+    folder = checkpoint("llama", **(FUSED | {"num_hidden_layers": 12}))
+    settings = {"model__dtype": "bfloat16", "model__weights": "lossless"}
+    streamed = start(folder, "2MiB", **settings)
+    assert decision(streamed, "weights.lossless").value == "bfloat16"
+    assert tokens(streamed) == tokens(start(folder, "2MiB", model__dtype="bfloat16"))
+
+
 @pytest.mark.parametrize("budget", ["2500KiB", "3MiB", "5MiB"])
 def test_any_budget(checkpoint: Callable[..., Path], start, budget: str) -> None:
     folder = checkpoint("llama", **LARGER)

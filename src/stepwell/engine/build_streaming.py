@@ -53,7 +53,7 @@ def load_for(
     if not budget:
         loaded = load_model(config.model, folder, hf_config, dtype=dtype, device=device)
         return config, replace(loaded, decisions=(*chosen, *loaded.decisions))
-    precision = choose_precision(config.model, folder)
+    precision = _streamable(choose_precision(config.model, folder))
     loaded = load_within_budget(
         config.model,
         folder,
@@ -61,7 +61,7 @@ def load_for(
         dtype=dtype,
         device=device,
         budget=budget,
-        packing=_packing(precision),
+        packing=Packing(precision.format, precision.exceptions),
         say=say,
     )
     if loaded.streamer is None:
@@ -71,12 +71,12 @@ def load_for(
     return config, replace(loaded, decisions=decisions, precision=precision.identity)
 
 
-def _packing(precision: Precision) -> Packing:
-    """How streamed weights are kept: in panels that bytes from disk can be read into. Those of
-    bfloat16 lie on disk in 12 bits anyway, where reading is what takes time."""
-    if precision.format is WeightFormat.LOSSLESS:
-        return Packing()
-    return Packing(precision.format, precision.exceptions)
+def _streamable(precision: Precision) -> Precision:
+    """The precision, or bfloat16 for LOSSLESS: the same weights, whose bytes lie in one piece."""
+    if precision.format is not WeightFormat.LOSSLESS:
+        return precision
+    why = "streamed weights are computed with as bfloat16; files are in 12 bits where that pays"
+    return Precision(WeightFormat.BFLOAT16, {}, (Decision("weights.lossless", "bfloat16", why),))
 
 
 def _choose_budget(
