@@ -95,7 +95,8 @@ def fragmentation(case: Case) -> Finding | None:
     pool, usage = window.mean(Q.KV_POOL_BYTES), window.mean(Q.KV_USAGE)
     if not waste or not used or not pool or usage is None:
         return None
-    if usage < bounds.waste_usage or waste < bounds.waste_share * used:
+    matters = usage >= bounds.waste_usage or case.pool_is_full
+    if not matters or waste < bounds.waste_share * used:
         return None
     block = window.last(Q.BLOCK_TOKENS)
     named = f" of {block:.0f} tokens" if block else ""

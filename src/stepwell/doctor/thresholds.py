@@ -82,7 +82,9 @@ class Thresholds:
     errors: float = _bound(3, "failed requests in the window")
     error_share: float = _bound(0.01, "of failed requests")
     waste_share: float = _bound(0.3, "share of used blocks that holds no token")
-    waste_usage: float = _bound(0.5, "use of the pool from which that waste matters")
+    waste_usage: float = _bound(
+        0.5, "use of the pool from which that waste matters, or a pool that is full"
+    )
 
     def explained(self) -> list[tuple[str, float, str]]:
         """(name, value, meaning), in the order above."""
