@@ -117,7 +117,7 @@ def test_containers_that_grew_meanwhile_are_named() -> None:
     observed = Observed({"own memory": grows, **inside}, 99, 100, False)
     (finding,) = make_report(observed, target="x", memory_left=None).findings
     assert "Cache.seen (1,000 to 10,000 items), Server.log (1,000 to 1,200" in finding.diagnosis
-    assert "Cache.names" not in finding.diagnosis
+    assert "Cache.names" not in finding.diagnosis and "Cache" not in finding.symptom
 
 
 def test_books_of_a_pool_that_fills_are_no_leak_yet() -> None:

@@ -171,8 +171,8 @@ def _finding(
         gain = f"without it memory lasts; with it, {format_seconds(left / trend.slope)} more"
     diagnosis, action = _advice(name)
     if inside and name in _MEMORY:
-        told = f" Inside, these gained most meanwhile: {inside}."
-        diagnosis += f"{told} If they have a limit, growth ends there."
+        diagnosis += f" Inside, these gained most meanwhile: {inside}."
+        diagnosis += " If they have a limit, growth ends there."
     return Finding(
         code=f"leak_{_slug(name)}",
         title=f"{name} grows by {rate}",
