@@ -19,7 +19,7 @@ test-full: $(VENV)/.tested
 
 # The brain and the nouns must work where torch is not installed.
 unit-no-torch: $(VENV)-no-torch/.installed
-	$(VENV)-no-torch/bin/python -m pytest -q tests/unit tests/knowledge
+	$(VENV)-no-torch/bin/python -m pytest -q tests/unit tests/plan tests/doctor tests/knowledge
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff format --check src tests house
