@@ -24,8 +24,10 @@ _SECRETS = re.compile(
 )
 _INJECTION = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,40}\b(?:instruction|prompt|rule|above"
-    r"|previous|context|guideline)|\byou (?:are|must) now\b|\bsystem (?:prompt|message)\b|\bnew instructions?\b"
-    r"|<\|?(?:im_start|im_end|system|assistant|user|endoftext)\|?>|\[/?INST\]|^\s*(?:system|assistant)\s*:"
+    r"|previous|context|guideline)|\byou (?:are|must) now\b|\bsystem (?:prompt|message)\b"
+    r"|\bnew instructions?\b"
+    r"|<\|?(?:im_start|im_end|system|assistant|user|endoftext)\|?>|\[/?INST\]"
+    r"|^\s*(?:system|assistant)\s*:"
     r"|\b(?:do not|don't|never) (?:tell|inform|reveal|mention)\b[^.\n]{0,20}\buser\b"
     r"|\bact as\b|\bjailbreak"
     r"|\b(?:call|run|execute|use) the [\w ]{0,20}\b(?:tool|function|command|shell)\b"

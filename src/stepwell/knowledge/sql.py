@@ -71,9 +71,9 @@ def tables_and_columns(sql: str) -> tuple[str, ...]:
 # Functions that reach outside the database, by name in lower case.
 _CALLS = frozenset(
     "load_extension readfile writefile edit fts3_tokenizer pg_read_file pg_read_binary_file "
-    "pg_ls_dir lo_import lo_export dblink dblink_exec query_to_xml xp_cmdshell openrowset opendatasource "
-    "load_file sys_exec sys_eval read_csv read_csv_auto read_parquet read_text read_blob "
-    "pg_sleep pg_terminate_backend set_config setval nextval".split()
+    "pg_ls_dir lo_import lo_export dblink dblink_exec query_to_xml xp_cmdshell openrowset "
+    "opendatasource load_file sys_exec sys_eval read_csv read_csv_auto read_parquet read_text "
+    "read_blob pg_sleep pg_terminate_backend set_config setval nextval".split()
 )
 
 
@@ -85,3 +85,9 @@ def forbidden_call(sql: str) -> str:
         if name in _CALLS:
             return name
     return ""
+
+
+def forget() -> None:
+    """Drop what is kept of queries that were parsed (erasing)."""
+    parse_query.cache_clear()
+    fingerprint.cache_clear()

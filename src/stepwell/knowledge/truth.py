@@ -97,6 +97,16 @@ class Truth:
             raise KnowledgeDamaged(f"{name} is not what was released.", hint=_RESTORE)
         return found
 
+    def all_entries(self) -> dict[str, str]:
+        """Every entry that some release holds, id -> markdown of the newest that does."""
+        found: dict[str, str] = {}
+        for name in reversed(self.names()):
+            for item in self._folder_of(self._commit(name), b"entries").items():
+                entry_id = item.path.decode().removesuffix(".md")
+                if entry_id not in found:
+                    found[entry_id] = self._blob(item.sha)
+        return found
+
     def pack(self, name: str, area: str) -> str:
         """What the requests of an area are given; empty when nothing is for them."""
         tree = self._folder_of(self._commit(name), b"packs")
