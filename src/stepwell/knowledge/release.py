@@ -6,6 +6,7 @@ changed, so that a rollback is the pointer moved back.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -53,8 +54,11 @@ class Planner:
         gone = {*retire, *self.records.tombstones()}
         held_entries = {k: from_markdown(v) for k, v in before.items() if k not in gone}
         ready, held = self._ready(by, unusable)
-        for entry in list(ready.values()):
-            if rival := self._rival(entry, held_entries, ready):
+        about: dict[str, list[Entry]] = defaultdict(list)
+        for entry in (*held_entries.values(), *ready.values()):
+            about[entry.payload.subject].append(entry)
+        for entry in ready.values():
+            if rival := _rival(entry, about[entry.payload.subject]):
                 held[entry.id] = f"contradicts {rival}"
         added = {name: entry for name, entry in ready.items() if name not in held}
         replaced = {old for entry in added.values() for old in entry.supersedes}
@@ -95,22 +99,18 @@ class Planner:
             return f"trust {entry.trust.name.lower()} is too low"
         return "the schema changed" if entry.id in unusable else ""
 
-    def _rival(
-        self, entry: Entry, released: Mapping[str, Entry], ready: Mapping[str, Entry]
-    ) -> str:
-        for other in (*released.values(), *ready.values()):
-            about = other.payload.subject == entry.payload.subject
-            if (
-                about
-                and rivals(other, entry.kind.value, entry.area)
-                and (
-                    other.payload.claim != entry.payload.claim
-                    and other.id not in entry.supersedes
-                    and entry.id not in other.supersedes
-                )
-            ):
-                return other.id
-        return ""
+
+def _rival(entry: Entry, about: list[Entry]) -> str:
+    """The first entry of the same subject that says otherwise, unless one replaces the other."""
+    for other in about:
+        if (
+            rivals(other, entry.kind.value, entry.area)
+            and other.payload.claim != entry.payload.claim
+            and other.id not in entry.supersedes
+            and entry.id not in other.supersedes
+        ):
+            return other.id
+    return ""
 
 
 def asker(

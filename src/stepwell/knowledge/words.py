@@ -23,7 +23,7 @@ def stem(word: str) -> str:
     """Cut the plural of one lower-case word; not a full stemmer: `companies`, `orders`."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
-    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         return word[:-1]
     return word
 
