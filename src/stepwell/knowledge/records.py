@@ -22,6 +22,7 @@ CREATE TABLE entries (
   id TEXT PRIMARY KEY, status TEXT NOT NULL, by TEXT NOT NULL, findings TEXT NOT NULL,
   subject TEXT NOT NULL, times INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX entries_by_subject ON entries (subject);
+CREATE INDEX entries_by_person ON entries (by, status);
 CREATE TABLE evidence (
   id TEXT NOT NULL, what TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL,
   UNIQUE (id, what, by));
