@@ -52,6 +52,11 @@ class Variant:
         """Whether it is Stepwell."""
         return self.engine == STEPWELL
 
+    @property
+    def group(self) -> str:
+        """The format whose contestants it is measured beside: without loss is bf16."""
+        return "bf16" if self.weights == "lossless" else self.weights
+
     def settings(self) -> dict[str, str]:
         """Stepwell's, by dotted name; nothing that is the default."""
         chosen = {"model.weights": self.weights, "model.kv": self.kv}
@@ -73,6 +78,7 @@ OWN = (
     Variant(engine=STEPWELL, weights="int8"),
     Variant(engine=STEPWELL, weights="int4"),
     Variant(engine=STEPWELL, weights="bf16", kv="int8"),
+    Variant(engine=STEPWELL, weights="lossless"),
 )
 QUICK_OWN = OWN[:3]
 RIVALS = tuple(
@@ -140,8 +146,8 @@ class SpeedOptions:
         themselves, or with rivals one group for each format of weights (memory holds no more)."""
         if all(variant.own for variant in self.variants):
             return [_with_reference(self.variants)]
-        formats = dict.fromkeys(variant.weights for variant in self.variants)
-        return [_with_reference(v for v in self.variants if v.weights == name) for name in formats]
+        formats = dict.fromkeys(variant.group for variant in self.variants)
+        return [_with_reference(v for v in self.variants if v.group == name) for name in formats]
 
 
 def _with_reference(variants: Iterable[Variant]) -> tuple[Variant, ...]:

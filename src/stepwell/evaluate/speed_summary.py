@@ -22,7 +22,7 @@ _TITLES = {
     Part.LONG: "Decoding after a very long prompt",
 }
 _NAMES = {Part.DECODE: "decode", Part.PREFILL: "prefill", Part.BATCH: "batch32", Part.LONG: "long"}
-_FORMATS = ("bf16", "int8", "int4")
+_FORMATS = ("bf16", "lossless", "int8", "int4")
 
 
 @dataclass(frozen=True, slots=True)

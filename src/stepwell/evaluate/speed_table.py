@@ -39,7 +39,7 @@ def result_table(result: dict[str, Any]) -> list[str]:
 
 def _rank(label: str) -> tuple[int, bool, str]:
     """By format, Stepwell first."""
-    formats = ("bf16", "int8", "int4")
+    formats = ("bf16", "lossless", "int8", "int4")
     return formats.index(label.split()[1]), not label.startswith(STEPWELL), label
 
 
