@@ -311,3 +311,10 @@ def test_refusals_say_what_to_do(arguments: list[str], words: str) -> None:
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, ConfigError), result.output
     assert words in str(result.exception)
+
+
+@pytest.mark.parametrize("format", [WeightFormat.BFLOAT16, WeightFormat.LOSSLESS])
+def test_formats_that_lose_nothing_have_no_sensitivity(format: WeightFormat) -> None:
+    options = SensitivityOptions(model="house", format=format)
+    with pytest.raises(ConfigError, match="loses nothing"):
+        evaluate_sensitivity(options, on_progress=lambda *_: None)

@@ -70,6 +70,13 @@ def evaluate_sensitivity(
     options: SensitivityOptions, *, on_progress: OnProgress
 ) -> tuple[Recipe, dict[str, Any]]:
     """The recipe and the document for JSON. Raises ConfigError and ModelError."""
+    if options.format not in BUDGETS:
+        valid = ", ".join(BUDGETS)
+        raise ConfigError(
+            f"{options.format} loses nothing: no layer is to be kept from it.",
+            hint=f"Valid: {valid}.",
+            param="weights",
+        )
     began = time.perf_counter()
     on_progress("loading the model", 0, 1)
     subject = open_plain(options.model, device=options.device)
