@@ -58,6 +58,7 @@ HTTP_STATUS: dict[str, HTTPStatus] = {
     "model_error": HTTPStatus.INTERNAL_SERVER_ERROR,
     "checkpoint_not_found": HTTPStatus.INTERNAL_SERVER_ERROR,
     "unsupported_architecture": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "unknown_architecture": HTTPStatus.INTERNAL_SERVER_ERROR,
     "unsafe_checkpoint": HTTPStatus.INTERNAL_SERVER_ERROR,
     "unsupported_checkpoint_format": HTTPStatus.INTERNAL_SERVER_ERROR,
     "weight_store_error": HTTPStatus.INTERNAL_SERVER_ERROR,
