@@ -19,7 +19,7 @@ from stepwell.cli import main as cli
 from stepwell.cli.options import make_config
 from tests.api.fake_engine import FakeEngine
 
-INSTALLED = cli.LazyVerbs(name="x").list_commands(None)
+INSTALLED = cli.Verbs(name="x").list_commands(None)
 OWN = [verb for verb in INSTALLED if verb != "bench"]
 
 

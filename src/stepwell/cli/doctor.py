@@ -5,32 +5,22 @@ Verbs are loaded when they are used: each is the `app` of `stepwell.cli.doctor_<
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+
+from stepwell.cli.lazy import LazyVerbs
 
 LIVE = "live"
 VERBS = (LIVE, "oom", "leaks", "checklist")
 _HELP = ("-h", "--help")
 
 
-class DoctorGroup(TyperGroup):
+class DoctorVerbs(LazyVerbs):
     """What is not the name of a verb is the URL of a server, which `live` examines."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Verbs whose module is installed."""
-        return [verb for verb in VERBS if importlib.util.find_spec(_module(verb)) is not None]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a verb, None if there is no such verb."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        command = typer.main.get_command(importlib.import_module(_module(cmd_name)).app)
-        command.name = cmd_name
-        return command
+    verbs = VERBS
+    prefix = "stepwell.cli.doctor_"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """With `live` put before an address, before options, and where nothing is given. A bare
@@ -46,7 +36,7 @@ class DoctorGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=DoctorGroup, add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(cls=DoctorVerbs, add_completion=False, rich_markup_mode="rich")
 
 
 @app.callback()
@@ -60,7 +50,3 @@ def doctor() -> None:
 
 def _is_address(word: str) -> bool:
     return word == "localhost" or (word[0] != "-" and any(mark in word for mark in ".:/"))
-
-
-def _module(verb: str) -> str:
-    return f"stepwell.cli.doctor_{verb}"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 import stepwell
 from stepwell.base.errors import ConfigError, RequestError, StepwellError
+from stepwell.cli.lazy import LazyVerbs
 from stepwell.hardware.collector import collect_rarely
 from stepwell.hardware.threads import bound_spinning
 
@@ -33,20 +31,11 @@ VERBS = (
 """Verb -> module `stepwell.cli.<verb>`, in the order that help shows."""
 
 
-class LazyVerbs(TyperGroup):
-    """Imports a verb's module when the verb is used (or help lists it)."""
+class Verbs(LazyVerbs):
+    """All of them."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Verbs whose module is installed."""
-        return [verb for verb in VERBS if importlib.util.find_spec(_module(verb)) is not None]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a verb, None if there is no such verb."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        command = typer.main.get_command(importlib.import_module(_module(cmd_name)).app)
-        command.name = cmd_name
-        return command
+    verbs = VERBS
+    prefix = "stepwell.cli."
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As typer does, with the verbs known for its suggestions."""
@@ -55,7 +44,7 @@ class LazyVerbs(TyperGroup):
 
 
 app = typer.Typer(
-    cls=LazyVerbs,
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -110,10 +99,6 @@ def print_error(error: StepwellError) -> None:
     """One line: the code, what is wrong and what to do."""
     hint = f" {error.hint}" if error.hint else ""
     print(f"stepwell: error [{error.code}]: {error.message}{hint}", file=sys.stderr)
-
-
-def _module(verb: str) -> str:
-    return f"stepwell.cli.{verb}"
 
 
 if __name__ == "__main__":
