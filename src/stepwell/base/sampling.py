@@ -89,6 +89,11 @@ class SamplingParams:
         return self.temperature == 0.0
 
     @property
+    def takes_likeliest(self) -> bool:
+        """Whether one argmax over the raw logits decides."""
+        return self.is_greedy and not self.changes_logits
+
+    @property
     def changes_logits(self) -> bool:
         """Whether anything but temperature and truncation touches the logits."""
         return bool(

@@ -52,5 +52,5 @@ def only_decodes(plan: Seq[ScheduledSequence]) -> bool:
 
 def _takes_likeliest(sequence: Sequence) -> bool:
     sampling = sequence.sampling
-    plain = sampling.is_greedy and not sampling.changes_logits and sampling.logprobs is None
+    plain = sampling.takes_likeliest and sampling.logprobs is None
     return plain and sequence.first_token_at is not None and sequence.restore is None

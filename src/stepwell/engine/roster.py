@@ -145,7 +145,7 @@ class Roster:
         positions = [
             i
             for i, item in enumerate(plan)
-            if item.samples and self._by_sequence[item.sequence].sampler.is_plain_greedy
+            if item.samples and item.sequence.sampling.takes_likeliest
         ]
         if not positions:
             return {}

@@ -41,11 +41,6 @@ class SamplerState:
             start = random.getrandbits(62) if seed is None else seed
             self.generator.manual_seed((start + self.index) % (1 << 63))
 
-    @property
-    def is_plain_greedy(self) -> bool:
-        """Whether one argmax over the raw logits decides."""
-        return self.params.is_greedy and not self.params.changes_logits
-
 
 @torch.inference_mode()
 def sample_greedy(logits: Tensor) -> list[int]:
