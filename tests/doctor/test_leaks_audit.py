@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict, deque
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from stepwell.doctor.leaks.audit import LARGE, audit, watch
 
 KEPT_BY_MODULE: list[object] = []
+MANY = 300 * LARGE  # the largest of this process, whatever ran before: an audit lists so many only
 
 
 class Server:
@@ -38,18 +40,33 @@ def test_other_containers_are_named(kind: str) -> None:
     server, slotted = Server(), Slotted()
     with watch() as watched:
         if kind == "dict":
-            server.names.update((n, str(n)) for n in range(3 * LARGE))
+            server.names.update((n, str(n)) for n in range(MANY))
         elif kind == "set":
-            slotted.seen.update(range(3 * LARGE))
+            slotted.seen.update(range(MANY))
         elif kind == "ordered":
-            server.latest.update((n, None) for n in range(3 * LARGE))
+            server.latest.update((n, None) for n in range(MANY))
         else:
-            KEPT_BY_MODULE.extend(range(3 * LARGE))
-    owners = {item.owner for item in watched.grown if item.items == 3 * LARGE}
+            KEPT_BY_MODULE.extend(range(MANY))
+    owners = {item.owner for item in watched.grown if item.items == MANY}
     expected = {"dict": "Server.names", "set": "Slotted.seen", "ordered": "Server.latest",
                 "module": f"{__name__}.KEPT_BY_MODULE"}  # fmt: skip
     assert owners == {expected[kind]}
     KEPT_BY_MODULE.clear()
+
+
+def test_what_was_hidden_from_the_collector_is_named() -> None:
+    server = Server()
+    gc.freeze()
+    try:
+        with watch() as watched:
+            server.finished_requests.extend(range(MANY))
+            KEPT_BY_MODULE.extend(range(MANY + 1))
+        owners = {item.items: item.owner for item in watched.grown if item.items >= MANY}
+    finally:
+        KEPT_BY_MODULE.clear()
+        gc.unfreeze()
+    assert owners[MANY] == "Server.finished_requests"
+    assert owners[MANY + 1] == f"{__name__}.KEPT_BY_MODULE"
 
 
 def test_what_is_dropped_or_bounded_is_not_reported() -> None:

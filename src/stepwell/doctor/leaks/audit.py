@@ -108,7 +108,12 @@ def watch(*, least_growth: int = LARGE) -> Iterator[Watched]:
 
 
 def audit(*, owners: bool = True) -> Audit:
-    """Look now. `owners` False: without asking what refers to each container."""
+    """Look now. `owners` False: without asking what refers to each container.
+
+    What `gc.freeze` hid (the server does it after its imports) is given back to the collector:
+    hidden objects are in no listing and named as no owner.
+    """
+    gc.unfreeze()
     tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
     tensors: list[Any] = []
     large: list[Any] = []
@@ -215,7 +220,7 @@ def _note_owners(
         found = _paths(referrer, level)
         module = referrer.get("__name__")
         if isinstance(module, str):
-            owners.update((root, module + path) for root, path in found)
+            _name(owners, module, found)
         elif found:
             above[id(referrer)] = [pair for pair in found if pair[0] not in owners]
     elif not isinstance(referrer, list | tuple | set | deque | FrameType | ModuleType):
@@ -223,8 +228,14 @@ def _note_owners(
         names = getattr(referrer, "__dict__", None)
         if isinstance(names, dict):
             found = level.get(id(names)) or _paths(names, level)
-            owners.update((root, cls + path) for root, path in found)
-        owners.update((root, cls + path) for root, path in _slots(referrer, level))
+            _name(owners, cls, found)
+        _name(owners, cls, _slots(referrer, level))
+
+
+def _name(owners: dict[int, str], name: str, found: list[tuple[int, str]]) -> None:
+    """The nearest owner stays: what is found on a longer way later does not replace it."""
+    for root, path in found:
+        owners.setdefault(root, name + path)
 
 
 def _paths(names: dict[Any, Any], level: dict[int, list[tuple[int, str]]]) -> list[tuple[int, str]]:
