@@ -15,7 +15,7 @@ def test_round_trip(shape):
     weight = torch.randn(shape).bfloat16()
     panels = layout.from_bfloat16(weight, Slabs())
     assert torch.equal(layout.to_bfloat16(panels), weight)
-    assert panels.panels.shape[1:] == (shape[1] // 2, 64)
+    assert panels.panels.shape[1:] == (shape[1] // 2, 4, 64)
     for format in (WeightFormat.INT8, WeightFormat.INT4, WeightFormat.NF4):
         quantized = quantize(weight, format=format)
         again = layout.to_quantized(layout.from_quantized(quantized, Slabs()))
@@ -31,9 +31,9 @@ def test_rounded_activations(group, rows):
     out = activations.Rounded.empty(rows, 256, group=group)
     activations.round_rows(x, out)
     truth = activations.reference(x, group=group)
-    # one float32 rounding may tip a level that lies halfway
+    # one float32 rounding may tip a level that lies halfway: rarely, but a row has only 256
     assert (out.levels.int() - truth.levels.int()).abs().max() <= 1
-    assert (out.levels != truth.levels).float().mean() < 1e-3
+    assert (out.levels != truth.levels).sum() <= max(2, 1e-3 * out.levels.numel())
     scales = out.scales[..., 0].view(torch.float32)
     torch.testing.assert_close(scales, truth.scales[..., 0].view(torch.float32))
     levels = out.levels.view(rows, -1, group).sum(-1).int()

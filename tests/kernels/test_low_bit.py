@@ -169,11 +169,22 @@ def test_versions_match(
         {"q_heads": 14, "kv_heads": 2, "key_dim": 64},
         {"q_heads": 3, "kv_heads": 3, "key_dim": 32, "block_size": 256},
         {"q_heads": 4, "kv_heads": 2, "key_dim": 96, "value_dim": 64},
-        {"q_heads": 16, "kv_heads": 1, "key_dim": 256, "block_size": 1024},
     ],
     ids=str,
 )
 def test_sizes(form: KVFormat, sizes: dict[str, int]) -> None:
+    check_sizes(form, sizes)
+
+
+@pytest.mark.parametrize(
+    "form", [KVFormat.INT4, pytest.param(KVFormat.INT8, marks=pytest.mark.slow)]
+)
+def test_wide_heads(form: KVFormat) -> None:
+    """These take longest to compile."""
+    check_sizes(form, {"q_heads": 16, "kv_heads": 1, "key_dim": 256, "block_size": 1024})
+
+
+def check_sizes(form: KVFormat, sizes: dict[str, int]) -> None:
     case = make_case([(1, 40), (1, 1500), (9, 300), (20, 20)], form=form, **sizes)  # type: ignore[arg-type]
     check(case, spec_of(case), version="cpu")
     check(case, spec_of(case, window=33), version="cpu")

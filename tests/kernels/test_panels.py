@@ -42,7 +42,7 @@ def test_every_format_and_tile(format, shape, threads):
     weight, bias = matrix(*shape), torch.randn(shape[0]).bfloat16()
     module = pack(weight, bias, format=format)
     truth = truth_of(weight, format)
-    for rows in (1, 2, 3, 4, 5, 6, 7, 32, 487):
+    for rows in (1, 2, 3, 4, 5, 6, 7, 32, 587):
         x = torch.randn(rows, shape[1]).bfloat16()
         wanted = x.float() @ truth.T + bias.float()
         # bfloat16 output; int8 activations, where they are used, are off by 1/254 of the largest

@@ -221,6 +221,29 @@ def test_what_cannot_be_fused_stays_and_says_why():
     assert "not in panels" in fuse_layers(model, shapes).because
 
 
+@pytest.mark.parametrize(
+    "change", [{"intermediate_size": 240}, {"num_key_value_heads": 1}], ids=str
+)
+def test_a_width_that_is_padded_is_not_fused_and_computes_the_same(change):
+    """The kernel writes whole units: into rows of a workspace that would be their neighbours."""
+    sizes = SIZES | change
+    models = []
+    for _ in range(2):
+        register_attention()
+        torch.manual_seed(0)
+        config = LlamaConfig(**sizes)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation=ATTENTION_NAME
+        )
+        models.append(model.eval().requires_grad_(requires_grad=False))
+    plain, packed = models
+    plain_shapes, shapes = probe_layers(plain), probe_layers(packed)
+    decisions = swap_modules(packed, shapes)
+    (layers,) = [d for d in decisions if d.name == "model.layers"]
+    assert layers.value == "as loaded" and "not whole units" in layers.because
+    assert error(logits(packed, shapes), logits(plain, plain_shapes)) < 0.02
+
+
 def test_reference_kernels_replace_nothing(monkeypatch):
     from stepwell.kernels import registry
 

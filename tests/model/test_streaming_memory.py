@@ -9,7 +9,6 @@ holds private mappings instead, touched or not.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,8 +69,6 @@ def test_a_third_of_its_size_is_enough(
     checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
     """Also for building the store, which packs and quantizes under the same limit."""
-    kept = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(Path(kept) / "stepwell" / "numba"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     # Layers that nobody fuses, so that both compute with the same kernels. In bfloat16 out of
     # float32, so that the whole model is memory of its own and not the mapped checkpoint.

@@ -34,7 +34,7 @@ from stepwell.plan.weights import group_of
 MEASURED_WITH = "Python 3.11, torch 2.13.0+cpu, transformers 5.23.0, numba 0.68.1, x86-64 Linux"
 _MIB = 1 << 20
 _LIBRARIES = 174 * _MIB
-_INTERPRETER = 184 * _MIB
+_INTERPRETER = 165 * _MIB
 _KERNELS = 37 * _MIB
 _SERVER = 16 * _MIB  # uvicorn, metrics, chat templates: over libraries and interpreter
 _BASE = 5 * _MIB  # caches and fragments, whatever the model
@@ -159,7 +159,8 @@ def _decode_rows(spec: ModelSpec, settings: EngineSettings) -> int:
     if spec.vocab_size % 16:
         return 0  # such a head is no part of a program
     pieces = -(-spec.vocab_size // _ARGMAX_PIECE)
-    a_sequence = 8 * (2 + _STEPS_AHEAD + pieces) + 2 * spec.vocab_size
+    columns = -(-spec.vocab_size // stepwell_rounding.UNIT_ROWS) * stepwell_rounding.UNIT_ROWS
+    a_sequence = 8 * (2 + _STEPS_AHEAD + pieces) + 2 * columns
     return min(settings.max_sequences, _DECODE_ROWS) * a_sequence
 
 

@@ -1,9 +1,9 @@
 """What our own engine allocates, which is more than the mathematics needs.
 
 KV (model/pool.py): blocks of 16 tokens over all layers, so layers with a window keep every token,
-and K and V of latent attention lie written out. Weights (kernels/linear): panels of 16 rows, at
-least four of them; a float32 bias for every padded row; a head that is tied to the embedding is
-packed beside it; tensors of experts stay as they are.
+and K and V of latent attention lie written out. Weights (kernels/linear): units of 64 rows; a
+float32 bias for every padded row; a head that is tied to the embedding is packed beside it; tensors
+of experts stay as they are.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from stepwell.plan.weights import matrix_bytes, part_bytes
 
 BLOCK_TOKENS = 16
 _LINE = 64  # a tile of low-bit levels and scales fills whole cache lines
-_PANEL_ROWS = 16
-_MIN_PANELS = 4
+UNIT_ROWS = 64  # of a matrix, which a layer's output is padded to
 _LEAST_COLUMNS = 8  # rows of a packed matrix are multiples of this
 # Kinds of models that it refuses for other reasons (docs/architectures.md).
 _NOT_SERVED = {
@@ -101,6 +100,6 @@ def _packs(part: WeightPart, dtype_bytes: int) -> bool:
 
 
 def _panels(shape: tuple[int, ...], precision: WeightPrecision) -> int:
-    rows = _PANEL_ROWS * max(_MIN_PANELS, -(-shape[0] // _PANEL_ROWS))
+    rows = UNIT_ROWS * -(-shape[0] // UNIT_ROWS)
     held = matrix_bytes((rows, *shape[1:]), precision, dtype_bytes=2)
     return held + 4 * rows

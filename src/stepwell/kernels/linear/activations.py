@@ -66,16 +66,13 @@ def _round_group(_typing: Any, x: Any, levels: Any, pair: Any, size: Any) -> Any
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         x, levels, pair, size = args
         zero, step = ir.Constant(v.I64, 0), ir.Constant(v.I64, v.LANES)
-        best = cgutils.alloca_once_value(builder, v.constant(0.0))
+        best = cgutils.alloca_once_value(builder, v.integers(0))
         with cgutils.for_range_slice(builder, zero, size, step, inc=True) as (at, _):
-            value = _load(builder, x, at)
-            size_of = builder.select(
-                builder.fcmp_ordered("<", value, v.constant(0.0)),
-                builder.fsub(v.constant(0.0), value),
-                value,
-            )
-            builder.store(v.largest(builder, builder.load(best), size_of), best)
-        largest = v.highest_of(builder, builder.load(best))
+            bits = builder.bitcast(_load(builder, x, at), v.INTEGERS)
+            size_of = builder.and_(bits, v.integers(0x7FFFFFFF))  # sizes are in order as integers
+            above = builder.icmp_signed(">", size_of, builder.load(best))
+            builder.store(builder.select(above, size_of, builder.load(best)), best)
+        largest = builder.bitcast(_reduced(builder, "smax", builder.load(best)), v.F32)
         some = builder.fcmp_ordered(">", largest, ir.Constant(v.F32, 0.0))
         factor = builder.fdiv(ir.Constant(v.F32, 127.0), largest)
         factor = v.splat(builder, builder.select(some, factor, ir.Constant(v.F32, 0.0)))
@@ -91,14 +88,18 @@ def _round_group(_typing: Any, x: Any, levels: Any, pair: Any, size: Any) -> Any
             builder.store(narrow, place, align=1)
         scale = builder.fdiv(largest, ir.Constant(v.F32, 127.0))
         builder.store(scale, v.pointer(builder, pair, v.F32), align=4)
-        kind = ir.FunctionType(v.I32, [v.INTEGERS])
-        name = f"llvm.vector.reduce.add.v{v.LANES}i32"
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        sums = builder.mul(builder.call(function, [builder.load(total)]), ir.Constant(v.I32, -128))
+        sums = _reduced(builder, "add", builder.load(total))
+        sums = builder.mul(sums, ir.Constant(v.I32, -128))
         builder.store(sums, v.pointer(builder, v.offset(builder, pair, 4), v.I32), align=4)
         return zero
 
     return types.int64(types.int64, types.int64, types.int64, types.int64), generate
+
+
+def _reduced(builder: ir.IRBuilder, how: str, lanes: ir.Value) -> ir.Value:
+    kind = ir.FunctionType(v.I32, [v.INTEGERS])
+    function = v.declared(builder, f"llvm.vector.reduce.{how}.v{v.LANES}i32", kind)
+    return builder.call(function, [lanes])
 
 
 def _load(builder: ir.IRBuilder, base: ir.Value, at: ir.Value) -> ir.Value:

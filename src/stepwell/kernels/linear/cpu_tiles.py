@@ -1,6 +1,6 @@
 """The inner loops of CPU linear layers, as numba intrinsics: a tile of rows by 16-column panels.
 
-A tile's sums stay in registers over all of K. Weights come panel by panel, 64 bytes at a time
+A tile's sums stay in registers over a slice of K. Weights come 64 bytes of each panel at a time
 (layout.py says what those hold); activations are broadcast, a pair of bfloat16 or a quad of int8.
 
     BFLOAT16  64 bytes are 16 columns x 2 rows of the product's K
@@ -23,16 +23,18 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from stepwell.kernels.linear import lossless_tiles
-from stepwell.kernels.native import dot
+from stepwell.kernels.linear.units import PANELS
+from stepwell.kernels.native import dot, power
 from stepwell.kernels.native import vector as v
 from stepwell.kernels.native.memory import literal
 
 BFLOAT16, NIBBLES, BYTES, DOT_BYTES, LOSSLESS = range(5)
-PANELS = 4  # panels of a tile
 ROWS = 6  # rows of a full tile: 24 sums, leaving 8 registers for weights and activations
+STEP = 4  # chunks of bfloat16 weights that are unrolled; K is a multiple of so many
 CHUNK = 64  # bytes of a panel in one register
+UNIT_CHUNK = CHUNK * PANELS  # bytes of a tile's panels, one register each
 CHUNK_K = {BFLOAT16: 2, NIBBLES: 8, BYTES: 4, DOT_BYTES: 4, LOSSLESS: 8}  # of K in one chunk
-_X_BYTES = {BFLOAT16: 4, NIBBLES: 16, BYTES: 8, DOT_BYTES: 4}  # of activations for one chunk
+X_BYTES = (4, 16, 8, 4, 16)  # of activations for one chunk, by kind
 
 # What a tile's sums become.
 PLAIN, ADDED, GATED = range(3)
@@ -44,20 +46,21 @@ class _Tile:
 
     rows: int
     kind: int
-    x: ir.Value
-    x_stride: ir.Value
+    x: list[ir.Value]  # of each row
     weights: ir.Value
-    panel_stride: ir.Value
     tables: ir.Value  # two registers of 32 bfloat16, for NIBBLES and BYTES
-    ahead: ir.Value  # bytes from the weights in use to those that will be needed next
+    ahead: ir.Value | None  # bytes from the weights in use to those to ask for; None: asks for none
 
     def x_at(self, builder: ir.IRBuilder, row: int, at: ir.Value, extra: int) -> ir.Value:
-        base = builder.add(self.x, builder.mul(self.x_stride, _i64(row)))
-        return v.offset(builder, builder.add(base, at), extra)
+        return v.offset(builder, builder.add(self.x[row], at), extra)
 
-    def panel_at(self, builder: ir.IRBuilder, panel: int, at: ir.Value) -> ir.Value:
-        base = builder.add(self.weights, builder.mul(self.panel_stride, _i64(panel)))
-        return builder.add(base, at)
+
+def _places(builder: ir.IRBuilder, base: ir.Value, stride: ir.Value, count: int) -> list[ir.Value]:
+    """Addresses `stride` apart, each kept in a register of its own: what LLVM knows to be multiples
+    of one stride it adds up again for each load."""
+    kind = ir.FunctionType(v.I64, [v.I64])
+    places = [builder.add(base, builder.mul(stride, _i64(number))) for number in range(count)]
+    return [builder.asm(kind, "", "=r,0", [place], False) for place in places]
 
 
 def _i64(value: int) -> ir.Constant:
@@ -97,7 +100,7 @@ def _add_chunks(
     count: ir.Value,
 ) -> None:  # fmt: skip
     """sums[row][panel][chain] += the products of `count` chunks from number `first`."""
-    unroll = 4 if tile.kind == BFLOAT16 else 1
+    unroll = STEP if tile.kind == BFLOAT16 else 1
     add = dot.dot_bytes if tile.kind == DOT_BYTES else dot.dot_pairs
     tables = None
     if tile.kind in (NIBBLES, BYTES):
@@ -108,21 +111,20 @@ def _add_chunks(
         ]  # fmt: skip
     end = builder.add(first, count)
     with cgutils.for_range_slice(builder, first, end, _i64(unroll), inc=True) as (at, _):
-        x_at = builder.mul(at, _i64(_X_BYTES[tile.kind]))
-        w_at = builder.mul(at, _i64(CHUNK))
+        x_at = builder.mul(at, _i64(X_BYTES[tile.kind]))
+        w_at = builder.add(tile.weights, builder.mul(at, _i64(UNIT_CHUNK)))
         for step in range(unroll):
-            place = v.offset(builder, w_at, CHUNK * step)
-            for p in range(PANELS):
-                dot.prefetch(builder, builder.add(tile.panel_at(builder, p, place), tile.ahead))
+            places = [v.offset(builder, w_at, UNIT_CHUNK * step + CHUNK * p) for p in range(PANELS)]
+            if tile.ahead is not None:
+                for place in places:
+                    dot.prefetch(builder, builder.add(place, tile.ahead))
             chunks = [
-                builder.load(v.pointer(builder, tile.panel_at(builder, p, place), v.INTEGERS),
-                             align=4)
-                for p in range(PANELS)
-            ]  # fmt: skip
+                builder.load(v.pointer(builder, place, v.INTEGERS), align=4) for place in places
+            ]
             operands = [_operands(builder, tile, chunk, tables) for chunk in chunks]
             for part in range(len(operands[0])):
                 for row in range(tile.rows):
-                    extra = operands[0][part][1] + step * _X_BYTES[tile.kind]
+                    extra = operands[0][part][1] + step * X_BYTES[tile.kind]
                     x = dot.broadcast(builder, tile.x_at(builder, row, x_at, extra))
                     for p in range(PANELS):
                         chains = sums[row][p]
@@ -155,52 +157,62 @@ def _sum_of(builder: ir.IRBuilder, chains: list[ir.Value]) -> ir.Value:
 
 @intrinsic(prefer_literal=True)
 def add_products(
-    _typing: Any, sums: Any, x: Any, x_stride: Any, weights: Any, panel_stride: Any, tables: Any,
-    scales: Any, scale_stride: Any, row_scales: Any, row_scale_stride: Any, groups: Any,
-    group_chunks: Any, ahead: Any, rows: Any, kind: Any,
+    _typing: Any, sums: Any, x: Any, x_stride: Any, weights: Any, tables: Any, scales: Any,
+    row_scales: Any, row_scale_stride: Any, groups: Any, group_chunks: Any, ahead: Any, asks: Any,
+    rows: Any, kind: Any,
 ) -> Any:  # fmt: skip
-    """sums[row][panel] (float32 vectors, 64 bytes each) = the tile's products over all of K.
+    """sums[row][panel] (float32 vectors, 64 bytes each) += the tile's products over a slice of K.
 
-    `scales`: float16 [groups, 16] of the first panel (LOSSLESS: bfloat16 [16]), `scale_stride`
-    bytes to the next's.
+    `weights`: a unit's chunks from the slice's first on; `scales`: float16 [groups, PANELS, 16]
+    (LOSSLESS: bfloat16 [PANELS, 16]).
     `row_scales`, for DOT_BYTES: of each row, groups pairs of (float32 scale, int32 start of its
-    sums: what the bytes' offset of 128 adds, negated). `ahead`: see _Tile.
+    sums: what the bytes' offset of 128 adds, negated). `asks` (a literal): whether memory `ahead`
+    bytes further is asked for; that costs a quarter of the speed where nothing waits for memory.
     """
     n, stored = literal(rows), literal(kind)
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        out, x, x_stride, weights, panel_stride, tables = args[:6]
-        groups, group_chunks, ahead = args[10:13]
-        tile = _Tile(n, stored, x, x_stride, weights, panel_stride, tables, ahead)
+        out, x, x_stride, weights, tables, scales = args[:6]
+        groups, group_chunks, ahead = args[8:11]
+        further = ahead if literal(asks) else None
+        x_rows = _places(builder, x, x_stride, n)
+        tile = _Tile(n, stored, x_rows, weights, tables, further)
         kind_of = v.INTEGERS if stored == DOT_BYTES else v.VECTOR
         sums = _slots(builder, n, _spread(n, stored), kind_of)
         totals = _slots(builder, n, 1, v.VECTOR)
+
+        def before(row: int, panel: int) -> ir.Value:
+            return v.load(builder, v.offset(builder, out, 64 * (row * PANELS + panel)))
+
+        def begin(row: int, panel: int) -> None:
+            builder.store(
+                before(row, panel), (sums if stored == BFLOAT16 else totals)[row][panel][0]
+            )
 
         def clear(row: int, panel: int) -> None:
             for slot in sums[row][panel]:
                 builder.store(_zeros(stored), slot)
 
-        def clear_total(row: int, panel: int) -> None:
-            builder.store(v.constant(0.0), totals[row][panel][0])
-
-        if stored in (BFLOAT16, LOSSLESS):
-            _each(n, clear)
+        def finish(row: int, panel: int) -> None:
+            total: ir.Value = builder.load(sums[row][panel][0])
             if stored == LOSSLESS:
-                lossless_tiles.add_chunks(builder, tile, sums, group_chunks)
-            else:
-                _add_chunks(builder, tile, sums, _i64(0), group_chunks)
+                place = v.offset(builder, scales, 2 * v.LANES * panel)
+                scale = v.load(builder, place, kind=v.BFLOAT16)
+                total = v.fma(
+                    builder, _sum_of(builder, sums[row][panel]), scale, before(row, panel)
+                )
+            builder.store(total, totals[row][panel][0])
 
-            def finish(row: int, panel: int) -> None:
-                total = _sum_of(builder, sums[row][panel])
-                if stored == LOSSLESS:
-                    place = builder.add(args[6], builder.mul(args[7], _i64(panel)))
-                    scale = v.load(builder, place, kind=v.BFLOAT16)
-                    total = builder.fmul(total, scale)
-                builder.store(total, totals[row][panel][0])
-
+        if stored == BFLOAT16:
+            _each(n, begin)
+            _add_chunks(builder, tile, sums, _i64(0), group_chunks)
+            _each(n, finish)
+        elif stored == LOSSLESS:
+            _each(n, clear)
+            lossless_tiles.add_chunks(builder, tile, sums, group_chunks)
             _each(n, finish)
         else:
-            _each(n, clear_total)
+            _each(n, begin)
             with cgutils.for_range(builder, groups) as loop:
                 _one_group(builder, tile, sums, totals, loop.index, args)
         for row in range(n):
@@ -209,14 +221,14 @@ def add_products(
                 v.store(builder, builder.load(totals[row][panel][0]), place)
         return _i64(0)
 
-    return types.int64(*[types.int64] * 13, rows, kind), generate
+    return types.int64(*[types.int64] * 11, asks, rows, kind), generate
 
 
 def _one_group(
     builder: ir.IRBuilder, tile: _Tile, sums: Any, totals: Any, group: ir.Value, args: Any
 ) -> None:
     """totals += the sums of one group, scaled."""
-    scales, scale_stride, row_scales, row_scale_stride, _, chunks = args[6:12]
+    scales, row_scales, row_scale_stride, _, chunks = args[5:10]
     pair = builder.mul(group, _i64(8))
     places = [
         builder.add(builder.add(row_scales, builder.mul(row_scale_stride, _i64(row))), pair)
@@ -230,10 +242,9 @@ def _one_group(
             for slot in sums[row][panel]:
                 builder.store(start, slot)
     _add_chunks(builder, tile, sums, builder.mul(group, chunks), chunks)
-    group_at = builder.mul(group, _i64(2 * v.LANES))
+    group_at = builder.add(scales, builder.mul(group, _i64(2 * v.LANES * PANELS)))
     for panel in range(PANELS):
-        place = builder.add(scales, builder.mul(scale_stride, _i64(panel)))
-        scale = v.load(builder, builder.add(place, group_at), kind=v.FLOAT16)
+        scale = v.load(builder, v.offset(builder, group_at, 2 * v.LANES * panel), kind=v.FLOAT16)
         for row in range(tile.rows):
             slot = totals[row][panel][0]
             if tile.kind == DOT_BYTES:
@@ -245,37 +256,39 @@ def _one_group(
             builder.store(v.fma(builder, value, factor, builder.load(slot)), slot)
 
 
-def _sigmoid(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    negated = builder.fsub(v.constant(0.0), value)
-    return builder.fdiv(v.constant(1.0), builder.fadd(v.constant(1.0), v.exp(builder, negated)))
+@intrinsic(prefer_literal=True)
+def finish_row(_typing: Any, sums: Any, bias: Any, out: Any, other: Any, ending: Any) -> Any:
+    """Write a row of a tile's sums + bias as bfloat16: as they are (PLAIN), added to the row at
+    `other` (ADDED), or times silu of the row at `other` (GATED)."""
+    how = literal(ending)
+
+    def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
+        sums, bias, out, other = args[:4]
+        for panel in range(PANELS):
+            result = v.load(builder, v.offset(builder, sums, 64 * panel))
+            offsets = v.load(builder, v.offset(builder, bias, 64 * panel))
+            result = builder.fadd(result, offsets)
+            if how != PLAIN:
+                value = v.load(builder, v.offset(builder, other, 32 * panel), kind=v.BFLOAT16)
+                if how == ADDED:
+                    result = builder.fadd(result, value)
+                else:
+                    silu = builder.fmul(value, power.sigmoid(builder, value))
+                    result = builder.fmul(result, dot.rounded(builder, silu))
+            dot.store_bfloat16(builder, result, v.offset(builder, out, 32 * panel))
+        return _i64(0)
+
+    return types.int64(*[types.int64] * 4, ending), generate
 
 
 @intrinsic(prefer_literal=True)
-def finish_tile(
-    _typing: Any, sums: Any, bias: Any, out: Any, stride: Any, other: Any, rows: Any, ending: Any
-) -> Any:
-    """Write a tile's sums + bias as bfloat16: as they are (PLAIN), added to the rows at `other`
-    (ADDED), or times silu of the rows at `other` (GATED). Rows lie `stride` bytes apart in both."""
-    n, how = literal(rows), literal(ending)
+def clear_sums(_typing: Any, sums: Any, rows: Any) -> Any:
+    """A tile's sums become 0."""
+    count = literal(rows) * PANELS
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        sums, bias, out, stride, other = args[:5]
-        for row in range(n):
-            down = builder.mul(stride, _i64(row))
-            for panel in range(PANELS):
-                result = v.load(builder, v.offset(builder, sums, 64 * (row * PANELS + panel)))
-                offsets = v.load(builder, v.offset(builder, bias, 64 * panel))
-                result = builder.fadd(result, offsets)
-                if how != PLAIN:
-                    place = v.offset(builder, builder.add(other, down), 32 * panel)
-                    value = v.load(builder, place, kind=v.BFLOAT16)
-                    if how == ADDED:
-                        result = builder.fadd(result, value)
-                    else:
-                        silu = builder.fmul(value, _sigmoid(builder, value))
-                        result = builder.fmul(result, dot.rounded(builder, silu))
-                place = v.offset(builder, builder.add(out, down), 32 * panel)
-                dot.store_bfloat16(builder, result, place)
+        for number in range(count):
+            v.store(builder, v.constant(0.0), v.offset(builder, args[0], 64 * number))
         return _i64(0)
 
-    return types.int64(*[types.int64] * 5, rows, ending), generate
+    return types.int64(types.int64, rows), generate

@@ -1,7 +1,10 @@
 """Weights in panels: how a matrix lies in memory for the CPU kernels, and back again.
 
-    panels  uint8 [P, K / chunk K, 64]   16 rows of the weight side by side, 64 bytes at a time
-    scales  float16 [P, groups, 16]      empty for bfloat16
+    panels  uint8 [U, K / chunk K, 4, 64]   16 rows of the weight side by side, 64 bytes at a time
+    scales  float16 [U, groups, 4, 16]      empty for bfloat16
+
+A unit's four panels lie chunk by chunk beside each other, so that a thread reads units, and one
+unit after another, in one straight line: memory is fastest that way, for small units most of all.
 
 That is bfloat16 and low bits; lossless.py says it for bfloat16 in 12 bits.
 
@@ -10,7 +13,7 @@ That is bfloat16 and low bits; lossless.py says it for bfloat16 in 12 bits.
               16-bit halves are one pair, the high bytes the other
     int4, nf4 a chunk is 16 rows x 8:  [row][half h]: nibble p of 4 is k(2p + h)
 
-Rows are padded with zeros to whole panels, at least PANELS of them. Packed weights lie in `Slabs`:
+Rows are padded with zeros to whole units. Packed weights lie in `Slabs`:
 a step reads all of them, and with 4 KiB pages it would wait for address translations, and push out
 those that the code between steps needs. Owns nothing.
 """
@@ -24,10 +27,9 @@ from torch import Tensor
 
 from stepwell.kernels.linear import lossless
 from stepwell.kernels.linear.quantize import QuantizedWeight, WeightFormat
+from stepwell.kernels.linear.units import PANEL_ROWS, PANELS, padded_rows
 from stepwell.kernels.pages import Slabs
 
-PANEL_ROWS = 16
-MIN_PANELS = 4
 BYTE_ORDER = (0, 2, 1, 3)
 
 
@@ -49,11 +51,6 @@ class Panels:
         return self.panels.numel() + 2 * self.scales.numel() + beside
 
 
-def padded_rows(rows: int) -> int:
-    """Rows of whole panels that hold `rows`."""
-    return PANEL_ROWS * max(MIN_PANELS, -(-rows // PANEL_ROWS))
-
-
 def _pad(rows: Tensor) -> Tensor:
     missing = padded_rows(len(rows)) - len(rows)
     return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
@@ -62,9 +59,9 @@ def _pad(rows: Tensor) -> Tensor:
 def from_bfloat16(weight: Tensor, slabs: Slabs) -> Panels:
     """weight bfloat16 [N, K], contiguous, K a multiple of 8."""
     shape = (weight.shape[0], weight.shape[1])
-    pairs = _pad(weight).view(torch.int32)
-    chunks = slabs.keep(pairs.view(-1, PANEL_ROWS, shape[1] // 2).transpose(1, 2))
-    panels = chunks.view(torch.uint8).view(len(chunks), shape[1] // 2, 64)
+    pairs = _pad(weight).view(torch.int32).view(-1, PANELS, PANEL_ROWS, shape[1] // 2)
+    chunks = slabs.keep(pairs.permute(0, 3, 1, 2))
+    panels = chunks.view(torch.uint8).view(len(chunks), shape[1] // 2, PANELS, 64)
     return Panels(WeightFormat.BFLOAT16, shape, 0, panels, torch.empty(0, dtype=torch.float16))
 
 
@@ -79,24 +76,25 @@ def from_quantized(weight: QuantizedWeight, slabs: Slabs) -> Panels:
     """K a multiple of the group, which is a multiple of 8."""
     shape = (weight.levels.shape[0], weight.levels.shape[1])
     levels = _pad(weight.levels)
-    count = len(levels) // PANEL_ROWS
+    rows = (-1, PANELS, PANEL_ROWS)
     if weight.format is WeightFormat.INT8:
-        chunks = levels.view(count, PANEL_ROWS, shape[1] // 4, 4)[..., list(BYTE_ORDER)]
+        chunks = levels.view(*rows, shape[1] // 4, 4)[..., list(BYTE_ORDER)]
     else:
-        nibbles = levels.view(count, PANEL_ROWS, shape[1] // 8, 4, 2)
+        nibbles = levels.view(*rows, shape[1] // 8, 4, 2)
         low = nibbles[..., 0, :] | nibbles[..., 1, :] << 4
         high = nibbles[..., 2, :] | nibbles[..., 3, :] << 4
-        chunks = torch.stack([low, high], dim=-1).flatten(3)
-    panels = slabs.keep(chunks.transpose(1, 2)).view(count, -1, 64)
-    scales = slabs.keep(_pad(weight.scales).view(count, PANEL_ROWS, -1).transpose(1, 2))
+        chunks = torch.stack([low, high], dim=-1).flatten(4)
+    panels = slabs.keep(chunks.permute(0, 3, 1, 2, 4)).flatten(3)
+    groups = weight.scales.shape[1]
+    scales = slabs.keep(_pad(weight.scales).view(*rows, groups).permute(0, 3, 1, 2))
     return Panels(weight.format, shape, weight.group, panels, scales)
 
 
 def to_bfloat16(panels: Panels) -> Tensor:
     """The weight of `from_bfloat16` again; the test's way back."""
     rows, k = panels.shape
-    chunks = panels.panels.view(-1).view(torch.bfloat16).view(-1, k // 2, PANEL_ROWS, 2)
-    return chunks.transpose(1, 2).reshape(-1, k)[:rows].contiguous()
+    pairs = panels.panels.view(torch.bfloat16).view(-1, k // 2, PANELS, PANEL_ROWS, 2)
+    return pairs.permute(0, 2, 3, 1, 4).reshape(-1, k)[:rows].contiguous()
 
 
 def to_lossless(panels: Panels) -> Tensor:
@@ -109,13 +107,13 @@ def to_lossless(panels: Panels) -> Tensor:
 def to_quantized(panels: Panels) -> QuantizedWeight:
     """The weight of `from_quantized` again; the test's way back."""
     rows, k = panels.shape
-    count = len(panels.panels)
     if panels.format is WeightFormat.INT8:
-        chunks = panels.panels.view(count, k // 4, PANEL_ROWS, 4)[..., list(BYTE_ORDER)]
+        chunks = panels.panels.view(-1, k // 4, PANELS, PANEL_ROWS, 4)[..., list(BYTE_ORDER)]
     else:
-        halves = panels.panels.view(count, k // 8, PANEL_ROWS, 2, 2)
+        halves = panels.panels.view(-1, k // 8, PANELS, PANEL_ROWS, 2, 2)
         parts = [halves[..., 0] & 15, halves[..., 0] >> 4, halves[..., 1] & 15, halves[..., 1] >> 4]
-        chunks = torch.stack(parts, dim=3).flatten(3)
-    levels = chunks.transpose(1, 2).reshape(-1, k)[:rows].contiguous()
-    scales = panels.scales.transpose(1, 2).reshape(PANEL_ROWS * count, -1)[:rows].contiguous()
+        chunks = torch.stack(parts, dim=4).flatten(4)
+    levels = chunks.permute(0, 2, 3, 1, 4).reshape(-1, k)[:rows].contiguous()
+    groups = k // panels.group
+    scales = panels.scales.permute(0, 2, 3, 1).reshape(-1, groups)[:rows].contiguous()
     return QuantizedWeight(panels.format, panels.group, levels, scales)

@@ -10,7 +10,7 @@ A chunk is 16 rows x 8 weights in three registers of 16 x 2 shorts. Register i h
 2i + 1 of its rows; the free bits hold weights 6 and 7 in three pieces of four bits: exponent - low;
 the upper four bits of the mantissa; the lower three and, last, the sign.
 
-    panels  uint8 [P, K / 8, 192]
+    panels  uint8 [U, K / 8, 4, 192]   units of four panels, as layout.py has them
     scales  bfloat16 [P, 16]     2 ** (low - 112), or 0 for a row in which all is 0
 
 Weights of other exponents (zeros among them) lie aside: 12 bits of zero stand in their place, which
@@ -29,17 +29,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stepwell.kernels.linear.units import PANEL_ROWS, PANELS
 from stepwell.kernels.pages import Slabs
 
 CHUNK_K = 8
 CHUNK_BYTES = 192
-PANEL_ROWS = 16
 UPPER = 0x3800  # the upper exponent bits of all packed weights: exponents 112 to 127
 _CODES = 16
 _BASE = 112
 _MOST_ASIDE = 1 / 512  # of all weights: with more, going through them costs what bytes save
 _TRIED = 3  # how far below a row's largest weight the window's upper end may be, powers of two
-_PANELS_AT_A_TIME = 16  # what packing makes of them stays in a core's caches
+_PANELS_AT_A_TIME = 4 * PANELS  # what packing makes of them stays in a core's caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Aside:
 
 
 def pack(weight: Tensor, slabs: Slabs) -> tuple[Tensor, Tensor, Aside] | None:
-    """weight bfloat16 [16 P, K], contiguous, K a multiple of 8 -> (panels, scales, aside), or None
+    """weight bfloat16 [64 U, K], contiguous, K a multiple of 8 -> (panels, scales, aside), or None
     where too many weights would lie aside."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # its steps are too small for a team: with two threads 5 times as long
@@ -69,7 +69,8 @@ def _pack(weight: Tensor, slabs: Slabs) -> tuple[Tensor, Tensor, Aside] | None:
     bits = weight.view(torch.int16)
     panels, k = len(bits) // PANEL_ROWS, bits.shape[1]
     found, counts, total = [], [], 0
-    packed = slabs.take(panels * (k // CHUNK_K) * CHUNK_BYTES).view(panels, -1, CHUNK_BYTES)
+    packed = slabs.take(panels * (k // CHUNK_K) * CHUNK_BYTES)
+    packed = packed.view(panels // PANELS, -1, PANELS, CHUNK_BYTES)
     scales = torch.empty(panels * PANEL_ROWS)
     for at in range(0, panels, _PANELS_AT_A_TIME):
         end = min(panels, at + _PANELS_AT_A_TIME)
@@ -82,8 +83,9 @@ def _pack(weight: Tensor, slabs: Slabs) -> tuple[Tensor, Tensor, Aside] | None:
         shorts = bits[rows] & -0x7F81 | codes.short() << 7
         shorts[low.view(-1) == 0] &= -0x8000
         shorts[row, column] = 0
-        target = packed[at:end].view(torch.int16).view(end - at, -1, 3, PANEL_ROWS, 2)
-        target.copy_(_words(shorts))
+        target = packed[at // PANELS : end // PANELS].view(torch.int16)
+        words = _words(shorts).view(len(target), PANELS, k // CHUNK_K, CHUNK_BYTES // 2)
+        target.copy_(words.transpose(1, 2))
         total += len(row)
         if total > _MOST_ASIDE * bits.numel():
             return None
@@ -98,7 +100,8 @@ def _pack(weight: Tensor, slabs: Slabs) -> tuple[Tensor, Tensor, Aside] | None:
 
 
 def unpack(panels: Tensor, scales: Tensor, aside: Aside) -> Tensor:
-    """The weight [16 P, K] of `pack` again; the test's way back."""
+    """The weight [64 U, K] of `pack` again; the test's way back."""
+    panels = panels.transpose(1, 2).flatten(0, 1)
     words = panels.view(torch.int16).view(len(panels), -1, 3, PANEL_ROWS, 2)
     words = words.permute(0, 3, 1, 2, 4).int() & 0xFFFF
     pieces = words >> 11 & 15

@@ -74,13 +74,14 @@ def add_chunks(
     zero, one = (ir.Constant(v.I64, i) for i in (0, 1))
     with cgutils.for_range_slice(builder, zero, count, one, inc=True) as (at, _):
         x_at = builder.mul(at, ir.Constant(v.I64, 2 * CHUNK_K))
-        w_at = builder.mul(at, ir.Constant(v.I64, CHUNK_BYTES))
         panels = range(len(sums[0]))
-        next_at = builder.mul(at, ir.Constant(v.I64, len(panels) * CHUNK_BYTES))
-        line = builder.add(builder.add(tile.weights, tile.ahead), next_at)
-        for place in range(0, len(panels) * CHUNK_BYTES, 64):
-            dot.prefetch(builder, v.offset(builder, line, place))
-        words = [words_at(builder, tile.panel_at(builder, p, w_at)) for p in panels]
+        w_at = builder.mul(at, ir.Constant(v.I64, len(panels) * CHUNK_BYTES))
+        chunk = builder.add(tile.weights, w_at)
+        if tile.ahead is not None:
+            line = builder.add(chunk, tile.ahead)
+            for place in range(0, len(panels) * CHUNK_BYTES, 64):
+                dot.prefetch(builder, v.offset(builder, line, place))
+        words = [words_at(builder, v.offset(builder, chunk, CHUNK_BYTES * p)) for p in panels]
         for part in range(PARTS):
             weights = [pairs(builder, words[p], part) for p in panels]
             for row in range(tile.rows):

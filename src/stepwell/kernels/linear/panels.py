@@ -16,7 +16,6 @@ from stepwell.kernels.linear import activations, cpu_tiles
 from stepwell.kernels.linear import cpu_kernel as compiled
 from stepwell.kernels.linear.base import PackedLinear, flat_rows
 from stepwell.kernels.linear.layout import (
-    PANEL_ROWS,
     Panels,
     from_bfloat16,
     from_lossless,
@@ -24,6 +23,7 @@ from stepwell.kernels.linear.layout import (
 )
 from stepwell.kernels.linear.lossless import Aside
 from stepwell.kernels.linear.quantize import NF4_LEVELS, WeightFormat, quantize
+from stepwell.kernels.linear.units import UNIT_ROWS
 from stepwell.kernels.native import dot, team
 from stepwell.kernels.pages import Slabs
 
@@ -35,6 +35,8 @@ _KINDS = {
     WeightFormat.NF4: cpu_tiles.NIBBLES,
 }
 _RUN_SHARE = 0.75  # of the work goes by long runs
+_UNITS_PER_THREAD = 4  # at least, so that no thread waits long for the last
+_LEAST_BLOCK = 96  # rows of a block that is smaller for the threads' sake
 _DYNAMIC_ROWS = 5  # from here on int8 weights are met by int8 activations
 
 
@@ -52,7 +54,7 @@ class PanelLinear(PackedLinear):
     def __init__(self, weight: Panels, bias: Tensor | None) -> None:
         super().__init__(shape=weight.shape, format=weight.format)
         self.group = weight.group
-        padded = torch.zeros(len(weight.panels) * PANEL_ROWS)
+        padded = torch.zeros(len(weight.panels) * UNIT_ROWS)
         if bias is not None:
             padded[: len(bias)] = bias.detach().float()
         self.register_buffer("panels", weight.panels, persistent=False)
@@ -116,16 +118,19 @@ class PanelLinear(PackedLinear):
         ending: int = cpu_tiles.PLAIN,
         other: Tensor | None = None,
     ) -> np.ndarray:
-        """The kernel's record for these rows; `ending` and `other` as in `cpu_tiles.finish_tile`,
+        """The kernel's record for these rows; `ending` and `other` as in `cpu_tiles.finish_row`,
         `other` with the strides of `out`. Whoever runs it keeps all tensors alive."""
         record = np.zeros(compiled.FIELDS, dtype=np.int64)
         record[compiled.ROW_COUNT] = len(rows)
-        record[compiled.RUNS], record[compiled.RUN_LENGTH] = _runs(len(rows), len(self.panels))
-        record[compiled.PANEL_COUNT] = len(self.panels)
+        record[compiled.BLOCK] = block = block_rows(len(rows), len(self.panels))
+        record[compiled.RUNS], record[compiled.RUN_LENGTH] = _runs(
+            len(rows), block, len(self.panels)
+        )
+        record[compiled.UNITS] = len(self.panels)
         record[compiled.X] = rows.data_ptr()
         record[compiled.X_STRIDE] = 2 * rows.stride(0)
         record[compiled.WEIGHTS] = self.panels.data_ptr()
-        record[compiled.PANEL_STRIDE] = self.panels.stride(0)
+        record[compiled.UNIT_STRIDE] = self.panels.stride(0)
         record[compiled.TABLES] = _tables(self.format).data_ptr()
         record[compiled.GROUPS] = 1
         record[compiled.GROUP_CHUNKS] = self.panels.shape[1]
@@ -136,7 +141,7 @@ class PanelLinear(PackedLinear):
             record[compiled.GROUP_CHUNKS] = self.group // cpu_tiles.CHUNK_K[kind]
         if self._is_lossless:
             record[compiled.SCALES] = self.scales.data_ptr()
-            record[compiled.SCALE_STRIDE] = 2 * self.scales.stride(0)
+            record[compiled.SCALE_STRIDE] = 2 * UNIT_ROWS
             record[compiled.ASIDE] = self.aside.data_ptr()
             record[compiled.ASIDE_STARTS] = self.aside_starts.data_ptr()
         if rounded is not None:
@@ -154,21 +159,30 @@ class PanelLinear(PackedLinear):
 
 def padded_columns(module: PanelLinear) -> int:
     """Columns of the rows that it writes; those from `out_features` on mean nothing."""
-    return len(module.panels) * PANEL_ROWS
+    return len(module.panels) * UNIT_ROWS
 
 
-def _runs(rows: int, panels: int) -> tuple[int, int]:
+def block_rows(rows: int, units: int) -> int:
+    """Rows that pass together, in whole tiles: as many as may, since each block reads all weights;
+    fewer where threads would have too few units. Blocks are of equal size."""
+    least = -(-_UNITS_PER_THREAD * torch.get_num_threads() // units)
+    most = max(1, rows // _LEAST_BLOCK)
+    blocks = max(-(-rows // compiled.ROW_BLOCK), min(least, most))
+    tiles = -(-rows // (blocks * cpu_tiles.ROWS))
+    return max(1, tiles) * cpu_tiles.ROWS
+
+
+def _runs(rows: int, block: int, units: int) -> tuple[int, int]:
     """How many runs, and how many units in each."""
-    units = -(-panels // cpu_tiles.PANELS)
     threads = torch.get_num_threads()
-    length = int(units * _RUN_SHARE) // threads if rows <= compiled.ROW_BLOCK else 0
+    length = int(units * _RUN_SHARE) // threads if rows <= block else 0
     return (threads, length) if length > 1 else (0, 0)
 
 
 def tasks_of(fields: np.ndarray) -> int:
     """How many threads a record can use."""
-    units = -(-int(fields[compiled.PANEL_COUNT]) // cpu_tiles.PANELS)
-    return units * -(-int(fields[compiled.ROW_COUNT]) // compiled.ROW_BLOCK)
+    blocks = -(-int(fields[compiled.ROW_COUNT]) // int(fields[compiled.BLOCK]))
+    return int(fields[compiled.UNITS]) * blocks
 
 
 def refusal(weight: Tensor) -> str | None:

@@ -140,13 +140,13 @@ def copy_bytes(_typing: Any, target: Any, source: Any, count: Any) -> Any:
 def stack_bytes(_typing: Any, count: Any) -> Any:
     """The address of `count` bytes (a literal) on the caller's stack, at the start of a cache line.
 
-    They are the calling function's as long as it runs: one area for each place in its code.
+    They are the calling function's as long as it runs: one area for each place in its code. They
+    hold anything (an array type would be filled with zeros, a store for each 64 bytes).
     """
     size = literal(count)
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, _args: Any) -> Any:
-        kind = ir.ArrayType(ir.IntType(8), size)
-        area = cgutils.alloca_once(builder, kind)
+        area = cgutils.alloca_once(builder, ir.IntType(8), size=ir.Constant(_I64, size))
         area.align = CACHE_LINE
         return builder.ptrtoint(area, _I64)
 

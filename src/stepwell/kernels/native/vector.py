@@ -10,6 +10,7 @@ Owns no memory: every address is the caller's (bytes, any alignment of the eleme
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import factorial, log
 
 from llvmlite import ir
@@ -19,6 +20,7 @@ F32 = ir.FloatType()
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
 VECTOR = ir.VectorType(F32, LANES)
+Join = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
 INTEGERS = ir.VectorType(I32, LANES)
 FAST = ("reassoc", "contract", "nsz")  # nothing that assumes away inf or nan
 
@@ -93,7 +95,7 @@ def fma(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, total: ir.Value)
     return builder.fadd(total, builder.fmul(left, right, flags=FAST), flags=FAST)
 
 
-def _declared(builder: ir.IRBuilder, name: str, kind: ir.FunctionType) -> ir.Value:
+def declared(builder: ir.IRBuilder, name: str, kind: ir.FunctionType) -> ir.Value:
     """An LLVM intrinsic by its full name, declared once in the module."""
     return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
 
@@ -101,12 +103,17 @@ def _declared(builder: ir.IRBuilder, name: str, kind: ir.FunctionType) -> ir.Val
 def nearest(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """Each lane rounded to an integer, halves to even."""
     kind = ir.FunctionType(VECTOR, [VECTOR])
-    return builder.call(_declared(builder, f"llvm.rint.v{LANES}f32", kind), [value])
+    return builder.call(declared(builder, f"llvm.rint.v{LANES}f32", kind), [value])
 
 
 def largest(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
     """Lane-wise: left where it is greater, right otherwise (nan in left gives right)."""
     return builder.select(builder.fcmp_ordered(">", left, right), left, right)
+
+
+def smallest(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Lane-wise: right where it is less, left otherwise (nan in left stays)."""
+    return builder.select(builder.fcmp_ordered("<", right, left), right, left)
 
 
 def exp(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
@@ -125,18 +132,29 @@ def exp(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     return builder.fmul(total, builder.bitcast(builder.shl(exponent, integers(23)), VECTOR))
 
 
-def lane_sums(builder: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
-    """One vector whose lane t is the sum over the lanes of vectors[t], for 16 vectors."""
+def joined_lanes(builder: ir.IRBuilder, vectors: list[ir.Value], join: Join) -> ir.Value:
+    """One vector whose lane t is all lanes of vectors[t] joined, for 16 vectors."""
     for level in range(4):
         vectors = [
-            _halve(builder, vectors[i], vectors[i + 1], level=level)
+            _halve(builder, vectors[i], vectors[i + 1], join, level=level)
             for i in range(0, len(vectors), 2)
         ]
     return vectors[0]
 
 
-def _halve(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, *, level: int) -> ir.Value:
-    """Halve the lanes left to add up in two vectors, and pack both into one.
+def lane_sums(builder: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
+    """One vector whose lane t is the sum over the lanes of vectors[t], for 16 vectors."""
+    return joined_lanes(builder, vectors, _sum)
+
+
+def _sum(builder: ir.IRBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    return builder.fadd(left, right, flags=FAST)
+
+
+def _halve(
+    builder: ir.IRBuilder, left: ir.Value, right: ir.Value, join: Join, *, level: int
+) -> ir.Value:
+    """Halve the lanes left to join in two vectors, and pack both into one.
 
     Levels 0 and 1 stay inside quarters of 4 lanes (cheap shuffles), 2 and 3 move whole quarters.
     """
@@ -155,18 +173,18 @@ def _halve(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, *, level: int
         high = [i for quarter in quarters[1::2] for i in quarter]
     first = builder.shuffle_vector(left, right, ir.Constant(INTEGERS, low))
     second = builder.shuffle_vector(left, right, ir.Constant(INTEGERS, high))
-    return builder.fadd(first, second, flags=FAST)
+    return join(builder, first, second)
 
 
 def total_of(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """The sum of all lanes, as a tree (the order LLVM's reassociating reduction takes)."""
     kind = ir.FunctionType(F32, [F32, VECTOR])
-    function = _declared(builder, f"llvm.vector.reduce.fadd.v{LANES}f32", kind)
+    function = declared(builder, f"llvm.vector.reduce.fadd.v{LANES}f32", kind)
     return builder.call(function, [ir.Constant(F32, -0.0), value], fastmath=FAST)
 
 
 def highest_of(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
     """The largest lane; the lanes must not be nan."""
     kind = ir.FunctionType(F32, [VECTOR])
-    function = _declared(builder, f"llvm.vector.reduce.fmax.v{LANES}f32", kind)
+    function = declared(builder, f"llvm.vector.reduce.fmax.v{LANES}f32", kind)
     return builder.call(function, [value])

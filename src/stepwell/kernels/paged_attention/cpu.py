@@ -30,7 +30,7 @@ from stepwell.kernels.paged_attention.low_bit import groups_of
 _STORED = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 _PART_TOKENS = 512  # a group's scores stay in the caches; long contexts occupy all threads
 _RUNS = 16  # of a long context, at least, for the threads to share
-_TILE_ROWS = 64  # (token, head) rows of a prompt's task: K,V tiles are packed once for all
+_TILE_ROWS = 168  # (token, head) rows of a prompt's task: K,V tiles are packed once for all
 _EVERYTHING = 1 << 40  # a window no context exceeds
 
 
@@ -182,7 +182,7 @@ def _scratch_bytes(plan: _Plan, layer: PagedLayer, group: int) -> int:
     key_dim, value_dim = layer.key_dim, layer.value_dim
     if layer.low_bit is None:
         pairs = _by_pairs(layer)
-        own = compiled.scratch_bytes(rows, plan.part_tokens, key_dim, value_dim, pairs)
+        own = compiled.scratch_bytes(rows, group, plan.part_tokens, key_dim, value_dim, pairs)
         return int(own) * threads
     groups = [groups_of(layer.low_bit.format, dim) for dim in (key_dim, value_dim)]
     query = low_bit_kernel.query_bytes(key_dim, groups[0])

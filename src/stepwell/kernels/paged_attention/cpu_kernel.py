@@ -32,7 +32,6 @@ from stepwell.kernels.native.vector import ELEMENT_BYTES, LANES
 from stepwell.kernels.paged_attention import decode_kernel as decode
 from stepwell.kernels.paged_attention import prompt_kernel as prompt
 from stepwell.kernels.paged_attention.cpu_record import (
-    BLOCK_SIZE,
     COLUMNS,
     FIRST_PART,
     FIRST_ROW,
@@ -60,6 +59,7 @@ from stepwell.kernels.paged_attention.cpu_record import (
     WINDOW,
     WORKERS,
 )
+from stepwell.kernels.paged_attention.cpu_rows import rows_at
 from stepwell.kernels.paged_attention.cpu_states import (
     absorb,
     clear,
@@ -81,28 +81,19 @@ def whole_lines(count):
 
 
 @register_jitable
-def scratch_bytes(rows, part_tokens, key_dim, value_dim, pairs):
+def scratch_bytes(rows, group, part_tokens, key_dim, value_dim, pairs):
     """What one thread needs for tasks of `rows` query rows, in whole cache lines.
 
-    Widened queries, a widened tile of keys, scores, and the states of the task and of one part.
-    Each thread starts on a line of its own.
+    Widened queries, a widened tile of keys, scores, and the states of the task and of one part; or,
+    by pairs, what `prompt_kernel` or `decode_kernel` needs beside a token's queries and state. Each
+    thread starts on a line of its own.
     """
-    floats = (rows + LANES) * key_dim + rows * part_tokens + 2 * rows * (value_dim + 2)
-    size = whole_lines(4 * floats)
     if pairs:
-        room = decode.room_bytes(rows, part_tokens * MOST_PARTS, key_dim, value_dim)
-        panels = prompt.panel_bytes(rows, part_tokens, key_dim, value_dim)
-        size += max(room, panels) + whole_lines(2 * prompt.padded(rows) * key_dim)
-    return size
-
-
-@njit(inline="always", error_model="numpy")
-def _rows_at(args, pool, stride, table, token, head, row_bytes):
-    """The address of the row of `token` and `head` in the pool of keys or of values."""
-    block_size = load_int64(args, BLOCK_SIZE)
-    block = load_int32(table, token // block_size)
-    row = head * block_size + token % block_size
-    return load_int64(args, pool) + block * load_int64(args, stride) + row * row_bytes
+        token = 2 * group * key_dim + 4 * group * (value_dim + 2)
+        room = decode.room_bytes(group, part_tokens * MOST_PARTS, key_dim, value_dim)
+        return max(prompt.room_bytes(rows, group, key_dim, value_dim), whole_lines(token) + room)
+    floats = (rows + LANES) * key_dim + rows * part_tokens + 2 * rows * (value_dim + 2)
+    return whole_lines(4 * floats)
 
 
 @njit(inline="always", error_model="numpy")
@@ -110,7 +101,7 @@ def _ask(args, pool, stride, table, token, stop, head, row_bytes):
     """Prefetch the tile that starts `AHEAD` tokens further on, if it is still needed."""
     ahead = token + AHEAD
     if ahead < stop:
-        rows = _rows_at(args, pool, stride, table, ahead, head, row_bytes)
+        rows = rows_at(args, pool, stride, table, ahead, head, row_bytes)
         prefetch(rows, LANES, row_bytes)
 
 
@@ -125,7 +116,7 @@ def _score(args, table, head, low, high, tokens, query, wide, scores, group, dim
     origin = low - low % part_tokens
     for token in range(low - low % LANES, high, LANES):
         _ask(args, KEY, KEY_STRIDE, table, token, high, head, row_bytes)
-        keys = _rows_at(args, KEY, KEY_STRIDE, table, token, head, row_bytes)
+        keys = rows_at(args, KEY, KEY_STRIDE, table, token, head, row_bytes)
         if row_bytes != 4 * dim:
             widen(keys, wide, LANES, dim, kind)
             keys = wide
@@ -149,7 +140,7 @@ def _weigh(
     while key < high:
         following = min(high, key - key % LANES + LANES)
         _ask(args, VALUE, VALUE_STRIDE, table, key, high, head, row_bytes)
-        values = _rows_at(args, VALUE, VALUE_STRIDE, table, key, head, row_bytes)
+        values = rows_at(args, VALUE, VALUE_STRIDE, table, key, head, row_bytes)
         for t in range(tokens):
             stop = min(following, first + t + 1)
             start = max(key, first + t + 1 - window)
@@ -170,50 +161,6 @@ def _widen_queries(args, first_row, head, tokens, query, group, dim, kind, row_b
         widen(rows, query + 4 * t * group * dim, group, dim, kind)
 
 
-@njit(inline="always", error_model="numpy")
-def _score_prompt(args, table, head, low, high, tokens, query, packed, scores, group, dim):
-    """As `_score`, by dot products of pairs; `query` is bfloat16, `packed` room for a tile."""
-    part_tokens = load_int64(args, PART_TOKENS)
-    origin = low - low % part_tokens
-    for first in range(low - low % LANES, high, prompt.TILE_KEYS):
-        last = min(first + prompt.TILE_KEYS, (high + LANES - 1) // LANES * LANES)
-        for token in range(first, last, LANES):
-            keys = _rows_at(args, KEY, KEY_STRIDE, table, token, head, 2 * dim)
-            prompt.pack_keys(keys, packed + 2 * (token - first) * dim, dim)
-        # Panels past `last` hold keys of before: their scores are not kept.
-        column = scores + 4 * (first - origin)
-        rows = tokens * group
-        prompt.score_tile(query, packed, column, rows, last - first, part_tokens, dim)
-
-
-@njit(inline="always", error_model="numpy")
-def _weigh_prompt(
-    args, table, head, first, low, high, tokens, scores, weights, values, states, group, dim
-):
-    """As `_weigh`, by dot products of pairs; `weights` and `values` are room for bfloat16."""
-    part_tokens = load_int64(args, PART_TOKENS)
-    origin = low - low % part_tokens
-    prompt.narrow_rows(args, first, low, high, tokens, scores, weights, group)
-    stride = 32 * (part_tokens + prompt.TILE_KEYS)
-    begin = low - low % LANES
-    for token in range(begin, high, LANES):
-        rows = _rows_at(args, VALUE, VALUE_STRIDE, table, token, head, 2 * dim)
-        panels = values + 32 * (token - begin)
-        prompt.pack_values(rows, low - token, high - token, panels, stride, dim)
-    pairs = ((high + LANES - 1) // LANES * LANES - begin) // 2
-    place = weights + 2 * (begin - origin)
-    prompt.sum_tiles(place, values, states, tokens * group, pairs, part_tokens, group, dim)
-
-
-@njit(inline="always", error_model="numpy")
-def _copy_queries(args, first_row, head, tokens, query, group, dim):
-    """The task's query rows as they are, side by side."""
-    size = 2 * group * dim
-    for t in range(tokens):
-        row = ((first_row + t) * load_int64(args, KV_HEADS) + head) * group
-        copy_bytes(query + t * size, load_int64(args, QUERY) + 2 * row * dim, size)
-
-
 @cache
 def compiled_kernel(
     kind: int, key_dim: int, value_dim: int, group: int, *, pairs: bool = False
@@ -225,23 +172,58 @@ def compiled_kernel(
     key_bytes = key_dim * ELEMENT_BYTES[kind]
     value_bytes = value_dim * ELEMENT_BYTES[kind]
 
-    def kernel(args):
+    def by_pairs(args):
+        part_tokens = load_int64(args, PART_TOKENS)
+        rows = load_int64(args, TILE) * group
+        scratch = load_int64(args, SCRATCH)
+        scratch += take(args, WORKERS) * scratch_bytes(
+            rows, group, part_tokens, key_dim, value_dim, True
+        )
+        state = scratch + 2 * group * key_dim
+        room = scratch + whole_lines(2 * group * key_dim + 4 * group * (value_dim + 2))
+        while True:
+            task = take(args, NEXT)
+            if task >= load_int64(args, TASKS):
+                break
+            plan = load_int64(args, PLAN) + 4 * COLUMNS * task
+            head, first_row = load_int32(plan, HEAD), load_int32(plan, FIRST_ROW)
+            tokens, position = load_int32(plan, TOKENS), load_int32(plan, POSITION)
+            table = load_int64(args, TABLES)
+            table += 4 * load_int32(plan, SEQUENCE) * load_int64(args, TABLE_STRIDE)
+            if tokens > 1:
+                prompt.attend_tokens(
+                    args, table, head, first_row, tokens, position, scratch,
+                    group, key_dim, value_dim, kind,
+                )  # fmt: skip
+                continue
+            clear(state, group, value_dim)
+            row = (first_row * load_int64(args, KV_HEADS) + head) * group
+            copy_bytes(scratch, load_int64(args, QUERY) + key_bytes * row, group * key_bytes)
+            low = max(
+                load_int32(plan, FIRST_PART) * part_tokens, position + 1 - load_int64(args, WINDOW)
+            )
+            high = min(load_int32(plan, LAST_PART) * part_tokens, position + 1)
+            if low < high:
+                decode.attend_token(
+                    args, table, head, low, high, scratch, room, state,
+                    group, key_dim, value_dim, key_bytes, value_bytes,
+                )  # fmt: skip
+            if load_int32(plan, TOGETHER) > 1 and not collect(args, plan, state, group, value_dim):
+                continue
+            finish(args, first_row, head, state, group, value_dim, kind, value_bytes)
+
+    def widened(args):
         part_tokens = load_int64(args, PART_TOKENS)
         tile_rows = load_int64(args, TILE) * group
         state_size = group * (value_dim + 2)
         query = load_int64(args, SCRATCH)
         query += take(args, WORKERS) * scratch_bytes(
-            tile_rows, part_tokens, key_dim, value_dim, pairs
+            tile_rows, group, part_tokens, key_dim, value_dim, False
         )
         wide = query + 4 * tile_rows * key_dim
         scores = wide + 4 * LANES * key_dim
         states = scores + 4 * tile_rows * part_tokens
         part_states = states + 4 * tile_rows * (value_dim + 2)
-        copied = whole_lines(part_states + 4 * tile_rows * (value_dim + 2))
-        packed = copied + 2 * prompt.padded(tile_rows) * key_dim
-        weights = packed + 2 * prompt.TILE_KEYS * key_dim
-        values = weights + 2 * prompt.padded(tile_rows) * part_tokens
-        room = whole_lines(copied + 2 * prompt.padded(tile_rows) * key_dim)
         while True:
             task = take(args, NEXT)
             if task >= load_int64(args, TASKS):
@@ -253,40 +235,11 @@ def compiled_kernel(
             table = load_int64(args, TABLES) + 4 * sequence * load_int64(args, TABLE_STRIDE)
             for t in range(tokens):
                 clear(states + 4 * t * state_size, group, value_dim)
-            if pairs:
-                _copy_queries(args, first_row, head, tokens, copied, group, key_dim)
-            else:
-                _widen_queries(
-                    args, first_row, head, tokens, query, group, key_dim, kind, key_bytes
-                )
-            first_part = load_int32(plan, FIRST_PART)
-            if pairs and tokens == 1:
-                low = max(first_part * part_tokens, position + 1 - load_int64(args, WINDOW))
-                high = min(load_int32(plan, LAST_PART) * part_tokens, position + 1)
-                if low < high:
-                    decode.attend_token(
-                        args, table, head, low, high, copied, room, states,
-                        group, key_dim, value_dim, key_bytes, value_bytes,
-                    )  # fmt: skip
-                first_part = load_int32(plan, LAST_PART)
-            for part in range(first_part, load_int32(plan, LAST_PART)):
+            _widen_queries(args, first_row, head, tokens, query, group, key_dim, kind, key_bytes)
+            for part in range(load_int32(plan, FIRST_PART), load_int32(plan, LAST_PART)):
                 low = max(part * part_tokens, position + 1 - load_int64(args, WINDOW))
                 high = min((part + 1) * part_tokens, position + tokens)
-                if low < high and pairs:
-                    _score_prompt(
-                        args, table, head, low, high, tokens, copied, packed, scores, group, key_dim
-                    )
-                    softmax_rows(
-                        args, position, low, high, tokens, scores, part_states, group, value_dim
-                    )
-                    _weigh_prompt(
-                        args, table, head, position, low, high, tokens,
-                        scores, weights, values, part_states, group, value_dim,
-                    )  # fmt: skip
-                    for t in range(tokens):
-                        at = 4 * t * state_size
-                        absorb(states + at, part_states + at, group, value_dim)
-                elif low < high:
+                if low < high:
                     _score(
                         args, table, head, low, high, tokens,
                         query, wide, scores, group, key_dim, kind, key_bytes,
@@ -301,11 +254,10 @@ def compiled_kernel(
                     for t in range(tokens):
                         at = 4 * t * state_size
                         absorb(states + at, part_states + at, group, value_dim)
-
             if load_int32(plan, TOGETHER) > 1 and not collect(args, plan, states, group, value_dim):
                 continue
             for t in range(tokens):
                 state = states + 4 * t * state_size
                 finish(args, first_row + t, head, state, group, value_dim, kind, value_bytes)
 
-    return compile_kernel(kernel)
+    return compile_kernel(by_pairs if pairs else widened)

@@ -24,6 +24,7 @@ from stepwell.kernels.native.memory import (
     prefetch,
     store_float32,
 )
+from stepwell.kernels.native.power import LOG2_E
 from stepwell.kernels.native.vector import LANES
 from stepwell.kernels.paged_attention.cpu_record import (
     BLOCK_SIZE,
@@ -40,7 +41,6 @@ from stepwell.kernels.paged_attention.decode_tiles import (
     weigh_pairs,
 )
 from stepwell.kernels.paged_attention.softmax_tiles import (
-    LOG2_E,
     TILES,
     UNIT,
     hide_columns,
@@ -54,6 +54,7 @@ _LOG2_E = np.float32(LOG2_E)
 _LOG_2 = np.float32(1.0 / LOG2_E)
 _ZERO = np.float32(0.0)
 ROW_BYTES = 4 * UNIT  # of scores
+_HALF_BYTES = ROW_BYTES // 2
 
 
 @register_jitable
@@ -154,8 +155,8 @@ def attend_token(
         if capped:
             _soften(args, scores, group)
         if low > unit or high < unit + UNIT:
-            hide_columns(scores, low - unit, high - unit, group)
-        softmax_unit(scores, scale, weights, state, factors, group)
+            hide_columns(scores, low - unit, high - unit, group, ROW_BYTES, _HALF_BYTES)
+        softmax_unit(scores, scale, weights, state, factors, group, ROW_BYTES, _HALF_BYTES)
         weigh_pairs(
             places + 8 * tiles, tiles, weights + 2 * (first * LANES - unit), 2 * UNIT, factors,
             state + 8 * group, group, value_dim, AHEAD,

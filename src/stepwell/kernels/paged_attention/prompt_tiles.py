@@ -1,9 +1,10 @@
-"""K and V of pages as panels, and weights in bfloat16, for products by pairs: numba intrinsics.
+"""K and V of pages as panels for products by pairs, and sums between units: numba intrinsics.
 
     keys    16 tokens side by side: 64 bytes hold the same two dimensions of each
     values  16 dimensions side by side: 64 bytes hold the same two tokens of each
 
-So a prompt's scores and sums are the products of linear layers (linear/cpu_tiles.add_products).
+Four such panels are a unit, their 64 bytes beside each other (linear/units.py). So a prompt's
+scores and sums are the products of linear layers (linear/cpu_tiles.add_products).
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
+from stepwell.kernels.linear.units import PANELS
 from stepwell.kernels.native import dot
 from stepwell.kernels.native import vector as v
 from stepwell.kernels.native.memory import literal
 
 _SHORTS = ir.VectorType(ir.IntType(16), v.LANES)
-_PAIR_BYTES = 4  # of two bfloat16
+_CHUNK = 64 * PANELS  # bytes of a unit between one pair and the next
 
 
 def _i64(value: int) -> ir.Constant:
@@ -44,7 +46,7 @@ def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
 @intrinsic(prefer_literal=True)
 def pack_keys(_typing: Any, rows: Any, panel: Any, dim: Any) -> Any:
-    """The rows of 16 tokens, bfloat16 [16, dim] (dim % 32 == 0), as one panel."""
+    """The rows of 16 tokens, bfloat16 [16, dim] (dim % 32 == 0), as a unit's panel at `panel`."""
     size = literal(dim)
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
@@ -54,7 +56,7 @@ def pack_keys(_typing: Any, rows: Any, panel: Any, dim: Any) -> Any:
                 place = v.offset(builder, args[0], 2 * (row * size + first))
                 loaded.append(builder.load(v.pointer(builder, place, v.INTEGERS), align=2))
             for number, chunk in enumerate(_transposed(builder, loaded)):
-                place = v.offset(builder, args[1], 64 * (first // 2 + number))
+                place = v.offset(builder, args[1], _CHUNK * (first // 2 + number))
                 builder.store(chunk, v.pointer(builder, place, v.INTEGERS), align=4)
         return _i64(0)
 
@@ -63,9 +65,9 @@ def pack_keys(_typing: Any, rows: Any, panel: Any, dim: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def pack_values(
-    _typing: Any, rows: Any, start: Any, stop: Any, panels: Any, panel_stride: Any, dim: Any
+    _typing: Any, rows: Any, start: Any, stop: Any, units: Any, unit_stride: Any, dim: Any
 ) -> Any:
-    """The rows of 16 tokens, bfloat16 [16, dim], as 8 chunks of each of dim / 16 panels.
+    """The rows of 16 tokens, bfloat16 [16, dim], as 8 chunks of dim / 64 units.
 
     Rows outside [start, stop) become 0: they may hold anything, and 0 * nan is nan.
     """
@@ -74,10 +76,11 @@ def pack_values(
     mask = ir.Constant(ir.VectorType(v.I32, 2 * v.LANES), order)
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        rows, start, stop, panels, stride = args[:5]
+        rows, start, stop, units, stride = args[:5]
         nothing = ir.Constant(_SHORTS, [0] * v.LANES)
         for number in range(size // v.LANES):
-            panel = builder.add(panels, builder.mul(stride, _i64(number)))
+            unit = builder.add(units, builder.mul(stride, _i64(number // PANELS)))
+            panel = v.offset(builder, unit, 64 * (number % PANELS))
             for pair in range(v.LANES // 2):
                 found = []
                 for row in (2 * pair, 2 * pair + 1):
@@ -87,32 +90,25 @@ def pack_values(
                     before = builder.icmp_signed("<", _i64(row), stop)
                     found.append(builder.select(builder.and_(after, before), loaded, nothing))
                 both = builder.shuffle_vector(found[0], found[1], mask)
-                place = v.offset(builder, panel, 64 * pair)
+                place = v.offset(builder, panel, _CHUNK * pair)
                 builder.store(both, v.pointer(builder, place, both.type), align=2)
         return _i64(0)
 
     return types.int64(*[types.int64] * 5, dim), generate
 
 
-@intrinsic
-def narrow_weights(
-    _typing: Any, scores: Any, weights: Any, first: Any, start: Any, stop: Any, last: Any
-) -> Any:
-    """weights[first:last] (bfloat16) = scores (float32) inside [start, stop), 0 outside; first and
-    last are multiples of 16."""
+@intrinsic(prefer_literal=True)
+def keep_sums(_typing: Any, sums: Any, factors: Any, rows: Any, row_bytes: Any) -> Any:
+    """sums[r] *= factors[r], rows of `row_bytes` of float32."""
+    count, size = literal(rows), literal(row_bytes)
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
-        scores, weights, first, start, stop, last = args
-        lanes = ir.Constant(v.INTEGERS, list(range(v.LANES)))
-        with cgutils.for_range_slice(builder, first, last, _i64(v.LANES), inc=True) as (at, _):
-            column = builder.add(v.splat(builder, builder.trunc(at, v.I32)), lanes)
-            bounds = [v.splat(builder, builder.trunc(end, v.I32)) for end in (start, stop)]
-            after = builder.icmp_signed(">=", column, bounds[0])
-            before = builder.icmp_signed("<", column, bounds[1])
-            value = v.load(builder, builder.add(scores, builder.mul(at, _i64(4))))
-            kept = builder.select(builder.and_(after, before), value, v.constant(0.0))
-            place = builder.add(weights, builder.mul(at, _i64(2)))
-            dot.store_bfloat16(builder, kept, place)
+        for row in range(count):
+            factor = dot.broadcast(builder, v.offset(builder, args[1], 4 * row))
+            keep = builder.bitcast(factor, v.VECTOR)
+            for at in range(0, size, 4 * v.LANES):
+                place = v.offset(builder, args[0], row * size + at)
+                v.store(builder, builder.fmul(keep, v.load(builder, place)), place)
         return _i64(0)
 
-    return types.int64(*[types.int64] * 6), generate
+    return types.int64(types.int64, types.int64, rows, row_bytes), generate

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stepwell.kernels.linear.panels import PanelLinear
+from stepwell.kernels.linear.units import UNIT_ROWS
 from stepwell.kernels.norm import cpu as norm
 from stepwell.model.attention import LayerShape
 
@@ -23,7 +24,6 @@ FUSED_LAYERS = frozenset(
     }
 )
 _LANES = 16
-_LEAST_COLUMNS = 64  # a tile's; narrower outputs are padded, and rows would not lie side by side
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +85,6 @@ def parts_of(layer: nn.Module, shapes: Mapping[nn.Module, LayerShape]) -> LayerP
         found = parts.linear(name)
         if not isinstance(found, PanelLinear):
             return f"{name} is not in panels"
-        if found.out_features % _LANES or found.out_features < _LEAST_COLUMNS:
-            return f"{name} has {found.out_features} columns"
+        if found.out_features % UNIT_ROWS:  # padded: the kernel would write past its rows' ends
+            return f"{name} has {found.out_features} columns, which are not whole units"
     return norm.refusal(parts.norm("input_layernorm")[0]) or parts

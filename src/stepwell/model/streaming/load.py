@@ -45,7 +45,7 @@ from stepwell.model.streaming.streamer import Streamer
 from stepwell.model.swap import swap_streamed
 
 logger = logging.getLogger(__name__)
-_PADDING = 1.02  # packed weights are padded to whole panels and blocks
+_PADDING = 1.02  # packed weights are padded to whole units (few widths are not) and blocks
 _PROBE_BYTES = 128 << 20
 
 

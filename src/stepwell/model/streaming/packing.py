@@ -14,8 +14,9 @@ from stepwell.kernels import registry
 from stepwell.kernels.linear import PackedLinear, pack_linears
 from stepwell.kernels.linear.layout import Panels
 from stepwell.kernels.linear.quantize import WeightFormat
+from stepwell.kernels.linear.units import PANELS
 
-_LAYOUT = 1  # of packed weights: to be raised with every change of kernels/linear/layout.py
+_LAYOUT = 2  # of packed weights: to be raised with every change of kernels/linear/layout.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def set_up_empty(module: nn.Module, linears: Iterable[StoredLinear]) -> None:
     with grown("kernels"):  # imports numba
         from stepwell.kernels.linear.panels import PanelLinear
     for row in rows:
-        panels = torch.empty(0, 0, 64, dtype=torch.uint8)
+        panels = torch.empty(0, 0, PANELS, 64, dtype=torch.uint8)
         scales = torch.empty(0, dtype=torch.float16)
         shape = (row.rows, row.columns)
         empty = Panels(WeightFormat(row.format), shape, row.group, panels, scales)

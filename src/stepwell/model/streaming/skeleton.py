@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stepwell.base.errors import UnsupportedArchitecture
 from stepwell.hardware.account import grown
 from stepwell.model.attention import ATTENTION_NAME
+from stepwell.model.quick_imports import import_meta_operators
 
 _SLAB_ROWS = 256  # slabs are multiples of this, so that their products are cut like the whole one
 
@@ -123,6 +124,7 @@ def _without_weights(hf_config: Any, *, dtype: torch.dtype) -> Any:
 def _parameters_on_meta() -> Iterator[None]:
     """Parameters lose their memory as modules register them; buffers, such as rotary frequencies,
     are computed as ever. Process-wide while it lasts: nothing else may build modules."""
+    import_meta_operators()
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

@@ -35,7 +35,7 @@ from stepwell.kernels.linear.quantize import WeightFormat
 from stepwell.model.streaming.files import ALIGNMENT, Arena, BlockFile, aligned
 from stepwell.model.streaming.packing import StoredLinear
 
-VERSION = 2
+VERSION = 3
 _MAGIC = b"STEPWELLSTREAMED"
 _HEADER = struct.Struct("<16sIQQQ")  # magic, version, index offset, index bytes, index checksum
 
