@@ -14,7 +14,17 @@ pytest.importorskip("transformers")
 
 from stepwell.model import model_files
 
-LEFT_OUT = ("scipy.linalg", "scipy.optimize", "sympy", "torch._dynamo", "torch.distributed.tensor")
+LEFT_OUT = (
+    "torch._decomp",
+    "torch._refs",
+    "torch.utils._device",
+    "trio._core",
+    "scipy.linalg",
+    "scipy.optimize",
+    "sympy",
+    "torch._dynamo",
+    "torch.distributed.tensor",
+)
 
 
 def run(code: str, cache: Path) -> str:
@@ -60,6 +70,48 @@ marked = [f for f in vars(deepgemm).values() if callable(f) and is_callable_allo
 print(len(marked))
 """
     assert int(run(code, tmp_path)) >= 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "with torch.device('meta'): x = torch.randn(2, 3)",
+        "from stepwell.model.quick_imports import import_meta_operators as now; now();"
+        "x = torch.randn(2, 3, device='meta')",
+        "from torch._subclasses.fake_tensor import FakeTensorMode as fake\n"
+        "with fake(): x = torch.randn(2, 3)",
+    ],
+)
+def test_shapes_alone_can_be_computed_with(tmp_path: Path, use: str) -> None:
+    """Operators of the meta device that torch has in Python only."""
+    code = f"""
+from stepwell.model.quick_imports import import_transformers
+import_transformers()
+import torch
+{use}
+print(tuple(torch.cdist(x, x).shape))
+"""
+    assert run(code, tmp_path) == "(2, 2)"
+
+
+def test_random_numbers_with_a_generator_of_their_own(tmp_path: Path) -> None:
+    draw = "print(torch.randn(2, generator=torch.Generator().manual_seed(3)).tolist())"
+    quick = "from stepwell.model.quick_imports import import_transformers as i; i(); import torch\n"
+    assert run(quick + draw, tmp_path) == run("import torch\n" + draw, tmp_path)
+
+
+def test_parts_of_torch_that_come_later_come(tmp_path: Path) -> None:
+    code = """
+from stepwell.model.quick_imports import import_transformers
+import_transformers()
+import torch
+assert torch.export.Dim("rows").__name__ == "rows"
+assert torch.masked.masked_tensor is not None
+from torch.ao.nn.quantized import Linear
+assert torch.nn.quantized.Linear is Linear
+print(torch.quantization.default_qconfig is not None)
+"""
+    assert run(code, tmp_path) == "True"
 
 
 def test_same_classes_as_without(tmp_path: Path) -> None:

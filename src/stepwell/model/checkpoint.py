@@ -28,6 +28,7 @@ from stepwell.model.checkpoint_formats import (
 from stepwell.model.gguf import load_gguf
 from stepwell.model.packed_integers import Packing, UnpackedTensors
 from stepwell.model.plain_checkpoint import TensorFiles, empty_model, fill_model, load_plain
+from stepwell.model.quick_imports import import_meta_operators
 
 
 def build_model(
@@ -42,6 +43,7 @@ def build_model(
 
     logging.disable_progress_bar()  # the caller shows progress
     if config.random_weights:
+        _get_ready()
         model = AutoModelForCausalLM.from_config(
             hf_config, dtype=dtype, attn_implementation=ATTENTION_NAME, trust_remote_code=False
         )
@@ -117,6 +119,7 @@ def _dequantized(form: Format, path: Path, hf_config: Any, dtype: torch.dtype) -
         hf_config = copy.deepcopy(hf_config)
         hf_config.quantization_config = {**_as_dict(hf_config), "dequantize": True}
     if form.way is Way.GGUF:
+        _get_ready()
         model, info = load_gguf(path, dtype=dtype)
     else:
         model, info = _by_transformers(path, hf_config, dtype)
@@ -146,6 +149,7 @@ def _by_transformers(path: Path, hf_config: Any, dtype: torch.dtype) -> tuple[An
     """The model, and which tensors of the files it had no place for, or lacked."""
     from transformers import AutoModelForCausalLM
 
+    _get_ready()
     return AutoModelForCausalLM.from_pretrained(
         path,
         config=hf_config,
@@ -155,6 +159,12 @@ def _by_transformers(path: Path, hf_config: Any, dtype: torch.dtype) -> tuple[An
         trust_remote_code=False,
         output_loading_info=True,
     )
+
+
+def _get_ready() -> None:
+    """For transformers' own loading and initializing, which use the meta device."""
+    with grown("imports"):
+        import_meta_operators()
 
 
 def _refuse_pickled(folder: Path) -> None:

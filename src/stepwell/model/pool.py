@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stepwell.kernels import advise_huge_pages
 from stepwell.kernels.paged_attention import KVFormat, PagedLayer
 from stepwell.kernels.paged_attention.low_bit import LowBitShape
 from stepwell.model.attention import LayerShape
+from stepwell.model.pool_memory import touch, zeroed
 
 
 def block_bytes(
@@ -49,6 +49,12 @@ def _low_bit(shape: LayerShape, form: KVFormat, block_size: int) -> LowBitShape:
     )
 
 
+def _zeros(nbytes: int, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return zeroed(nbytes)
+    return torch.zeros(nbytes, dtype=torch.uint8, device=device)
+
+
 @dataclass(frozen=True, slots=True)
 class KVPool:
     """The pool tensor and each attention module's view of it. `form`: how it keeps K and V."""
@@ -70,11 +76,32 @@ class KVPool:
         form: KVFormat = KVFormat.MODEL,
     ) -> KVPool:
         """Allocate zeroed memory, touching every page now rather than while serving."""
+        pool = cls.reserve(
+            shapes,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            dtype=dtype,
+            device=device,
+            form=form,
+        )
+        pool.touch()
+        return pool
+
+    @classmethod
+    def reserve(
+        cls,
+        shapes: Mapping[nn.Module, LayerShape],
+        *,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        form: KVFormat = KVFormat.MODEL,
+    ) -> KVPool:
+        """Zeroed memory of which no page is there yet: `touch` fetches them."""
         size = block_bytes(list(shapes.values()), block_size=block_size, dtype=dtype, form=form)
         stored = dtype if form is KVFormat.MODEL else torch.uint8
-        storage = torch.empty(num_blocks, size // stored.itemsize, dtype=stored, device=device)
-        advise_huge_pages(storage)
-        storage.zero_()
+        storage = _zeros(num_blocks * size, device).view(stored).view(num_blocks, -1)
         layers: dict[nn.Module, PagedLayer] = {}
         offset = 0
         for module, shape in shapes.items():
@@ -92,6 +119,10 @@ class KVPool:
                 offset += size
             layers[module] = PagedLayer(key=views[0], value=views[1])
         return cls(storage=storage, layers=layers, block_size=block_size, form=form)
+
+    def touch(self) -> None:
+        """Fetch every page now, so that no step does."""
+        touch(self.storage)
 
     @property
     def num_blocks(self) -> int:
@@ -112,6 +143,11 @@ class KVPool:
         """The bytes of these blocks, in the pool's own memory. Only on the CPU."""
         rows = self.storage.view(torch.uint8).numpy()
         return [memoryview(rows[block]) for block in blocks]
+
+    def overwrite(self, blocks: Sequence[int]) -> None:
+        """Zeros into these blocks."""
+        rows = torch.tensor(blocks, dtype=torch.long, device=self.storage.device)
+        self.storage.index_fill_(0, rows, 0)
 
     def copy_block(self, *, source: int, target: int) -> None:
         """Copy one block over all layers."""

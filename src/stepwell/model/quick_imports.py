@@ -12,22 +12,48 @@ imports Stepwell as a library imports transformers as ever.
 
 from __future__ import annotations
 
-import functools
 import gc
-import importlib.abc
-import importlib.machinery
+import importlib
+import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
+from stepwell.model.after_import import after_import
+from stepwell.model.dynamo_deferred import DYNAMO, dynamo_deferred
+from stepwell.model.import_later import import_later, import_now
+from stepwell.model.load_beside import load_torch_beside
 from stepwell.model.model_files import remember_model_files
 
 _BLAS = "numba.np.linalg"
 _SCANNER = "transformers.utils.import_utils"
-_DYNAMO = "torch._dynamo"
-_ITEMS = "torch._dynamo._trace_wrapped_higher_order_op"
+# Imported before torch's library is opened, since they load libraries of their own.
+_BEFORE_TORCH = ("numpy", "regex", "asyncio", "jinja2", "yaml", "PIL.Image")
+# What torch registers, in Python, for computing with shapes alone: 0.3 s.
+_META_OPERATORS = ("torch._meta_registrations", "torch.distributed._meta_registrations")
+# Parts of torch that take for granted that those have been imported.
+_NEED_META_OPERATORS = (
+    "torch._decomp",
+    "torch._dynamo",
+    "torch._export",
+    "torch._inductor",
+    "torch._prims",
+    "torch._refs",
+    "torch.utils._content_store",
+    "torch.utils._device",  # `with torch.device("meta")`
+)
+_LATER = (
+    *_META_OPERATORS,
+    "torch.export",
+    "torch.masked",
+    "torch.nn.intrinsic",
+    "torch.nn.qat",
+    "torch.nn.quantizable",
+    "torch.nn.quantized",
+    "torch.quantization",
+    "trio",
+)
 _ABSENT = (
     "is_scipy_available",
     "is_torch_distributed_available",
@@ -41,27 +67,69 @@ def import_transformers() -> None:
     Nothing happens where transformers or TorchDynamo is imported already. A failure is left to the
     ordinary import, which follows and reports it.
     """
-    if "transformers" in sys.modules or _DYNAMO in sys.modules:
+    if "transformers" in sys.modules or DYNAMO in sys.modules:
         return
-    after_import(_SCANNER, remember_model_files)
+    import_later(_LATER, before={name: _META_OPERATORS for name in _NEED_META_OPERATORS})
+    after_import(_SCANNER, _look_at_less)
     after_import(_BLAS, _hide_blas)
-    try:
-        from transformers import utils
-        from transformers.utils import import_utils
+    with _no_collection():
+        _import_transformers()
 
-        for module in (utils, import_utils):
-            for name in _ABSENT:
-                setattr(module, name, _no)
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Imports leave no garbage worth looking for; what they made is not looked through later."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+def _import_transformers() -> None:
+    try:
+        for name in _BEFORE_TORCH:
+            if importlib.util.find_spec(name.partition(".")[0]) is not None:
+                importlib.import_module(name)
+        load_torch_beside()
+        import transformers.utils  # noqa: F401  # which does not import torch
+
         with dynamo_deferred():
             from transformers import (  # noqa: F401
                 AttentionInterface,
                 AutoModelForCausalLM,
                 GenerationMixin,
             )
-        gc.freeze()  # later collections need not look through what the imports made
+        _allow_generators()
     except (ImportError, AttributeError):
         for name in [n for n in sys.modules if n.partition(".")[0] == "transformers"]:
             del sys.modules[name]
+
+
+def _allow_generators() -> None:
+    """`torch.Generator` refuses to be made until those operators have given it a metaclass."""
+    from torch import _C
+    from torch._opaque_base import OpaqueBaseMeta
+
+    _C._set_generator_metaclass(OpaqueBaseMeta)
+
+
+def import_meta_operators() -> None:
+    """To be called before a tensor is made on the meta device."""
+    for name in _META_OPERATORS:
+        import_now(name)
+
+
+def _look_at_less(import_utils: ModuleType) -> None:
+    """Before the rest of transformers asks it what is installed."""
+    remember_model_files(import_utils)
+    for name in _ABSENT:
+        if not hasattr(import_utils, name):
+            raise AttributeError(name)
+        setattr(import_utils, name, _no)
 
 
 def _no() -> bool:
@@ -75,90 +143,3 @@ def _hide_blas(linalg: ModuleType) -> None:
         raise ImportError("hidden by stepwell.model.quick_imports")
 
     linalg.__dict__["ensure_blas"] = ensure_blas
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
-        self.name, self.action = name, action
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        """Part of the import protocol."""
-        if name != self.name:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_then(module: ModuleType) -> None:
-            execute(module)
-            self.action(module)
-
-        spec.loader.exec_module = execute_then  # type: ignore[method-assign]
-        return spec
-
-
-def after_import(name: str, action: Callable[[ModuleType], None]) -> None:
-    """Call `action(module)` once the module of this name has been executed."""
-    sys.meta_path.insert(0, _AfterImport(name, action))
-
-
-@contextmanager
-def dynamo_deferred() -> Iterator[None]:
-    """Inside, `torch._dynamo` is a stand-in that has what transformers decorates with."""
-    import torch
-
-    marked: list[tuple[str, Any]] = []
-    stand_in, items = ModuleType(_DYNAMO), ModuleType(_ITEMS)
-    stand_in.__path__ = []
-    for name in ("allow_in_graph", "assume_constant_result"):
-        setattr(stand_in, name, _marker(name, marked))
-    stand_in.__dict__["disable"] = _disable
-    items.__dict__["TransformGetItemToIndex"] = _transform_get_item_to_index
-    sys.modules[_DYNAMO], sys.modules[_ITEMS] = stand_in, items
-    torch._dynamo = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules[_DYNAMO], sys.modules[_ITEMS], torch._dynamo
-        after_import(_DYNAMO, lambda real: _mark(real, marked))
-
-
-def _marker(name: str, marked: list[tuple[str, Any]]) -> Callable[[Any], Any]:
-    """A decorator that notes the function and leaves it as it is, as the real ones do."""
-
-    def decorate(function: Any) -> Any:
-        marked.append((name, function))
-        return function
-
-    return decorate
-
-
-def _mark(real: ModuleType, marked: list[tuple[str, Any]]) -> None:
-    for name, function in marked:
-        getattr(real, name)(function)
-
-
-def _disable(function: Any = None, *args: Any, **options: Any) -> Any:
-    """As `torch._dynamo.disable`, which wraps; here at the first call."""
-    if function is None:
-        return functools.partial(_disable, **options)
-    real: list[Any] = []
-
-    @functools.wraps(function)
-    def call(*inputs: Any, **named: Any) -> Any:
-        if not real:
-            import torch._dynamo
-
-            disable: Any = torch._dynamo.disable
-            real.append(disable(function, *args, **options))
-        return real[0](*inputs, **named)
-
-    return call
-
-
-def _transform_get_item_to_index() -> Any:
-    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
-
-    return TransformGetItemToIndex()
