@@ -35,7 +35,7 @@ def redis_server(folder: Path, *options: str, port: int = 0) -> Iterator[subproc
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not _answers(path):
             assert process.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.01)

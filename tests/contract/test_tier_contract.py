@@ -248,3 +248,19 @@ def test_the_null_tier_holds_nothing() -> None:
     tier.delete([key("a")])
     tier.flush()
     tier.close()
+
+
+def test_what_is_erased_is_gone_and_the_rest_is_not(make: Make) -> None:
+    tier = make(SMALL)
+    for n in range(8):
+        meta = b"even" if n % 2 == 0 else b"odd"
+        assert write(tier, n, 5000 + n, meta=meta) is WriteOutcome.STORED
+    tier.erase([key(1), key(2)])
+    assert tier.contains([key(n) for n in range(8)]) == {key(n) for n in (0, 3, 4, 5, 6, 7)}
+    tier.erase([], also=lambda _, meta: meta == b"odd")
+    left = (0, 4, 6)
+    assert tier.contains([key(n) for n in range(8)]) == {key(n) for n in left}
+    for n in left:
+        assert read(tier, n, 5000 + n) == content(n, 5000 + n)
+    assert write(tier, 1, 5001) is WriteOutcome.STORED
+    assert read(tier, 1, 5001) == content(1, 5001)

@@ -108,7 +108,7 @@ class Rig:
             else:
                 self.others.append(event)
 
-    def until(self, *numbers: int, timeout: float = 10.0) -> list[Failure | None]:
+    def until(self, *numbers: int, timeout: float = 60.0) -> list[Failure | None]:
         """Wait for these reports; their failures."""
         end = time.monotonic() + timeout
         self.collect()
@@ -118,7 +118,7 @@ class Rig:
             self.collect()
         return [self.reports[number].failure for number in numbers]
 
-    def until_read_out(self, *numbers: int, timeout: float = 10.0) -> None:
+    def until_read_out(self, *numbers: int, timeout: float = 60.0) -> None:
         """Wait until the blocks of these stores are free."""
         end = time.monotonic() + timeout
         while not set(numbers) <= set(self.read_out):

@@ -54,7 +54,7 @@ def settle(llm: LLM) -> None:
     """Wait until every transfer has ended."""
     engine = llm.built.engine
     assert engine.tiers is not None
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while engine.tiers.hierarchy.stats().open_orders:
         assert time.monotonic() < deadline, "transfers do not end"
         engine.wait_for_transfers(0.02)
@@ -377,10 +377,15 @@ def test_a_hanging_tier_does_not_hold_the_devices_blocks(
 ) -> None:
     """The one store that hangs keeps its chunk; those behind it are given up."""
     monkeypatch.setattr("stepwell.engine.tiers._STORE_SECONDS", 0.2)
-    hangs = Faults(hang=1.0, hang_seconds=5.0)
+    hung: list[FaultyTier] = []
+
+    def wrap(name: TierName, tier: Tier) -> FaultyTier:
+        hung.append(FaultyTier(tier, Faults(hang=1.0)))
+        return hung[-1]
+
     llm = LLM(
         str(tiny_checkpoint), cache__pool=POOL, tiers__chunk_blocks=2, tiers__host="8MiB",
-        wrap_tier=lambda name, tier: FaultyTier(tier, hangs),
+        wrap_tier=wrap,
     )  # fmt: skip
     run(llm, [tokens_of(400, 1)])
     engine = llm.built.engine
@@ -388,6 +393,7 @@ def test_a_hanging_tier_does_not_hold_the_devices_blocks(
     time.sleep(0.3)
     engine.tend()
     assert engine.stats().blocks_used <= 2
+    hung[0].release()
     llm.close()
 
 

@@ -107,7 +107,7 @@ def mover(**tiers_and_options: object) -> Mover:
     return Mover(tiers, **options)  # type: ignore[arg-type]
 
 
-def reports(moving: Mover, count: int = 1, timeout: float = 10.0) -> list[Event]:
+def reports(moving: Mover, count: int = 1, timeout: float = 60.0) -> list[Event]:
     """The next events, at least `count` of them that end orders."""
     events: list[Event] = []
     end = time.monotonic() + timeout
@@ -131,7 +131,7 @@ def put(moving: Mover, name: object, tier: TierName, *, number: int = 900) -> in
     return done.size
 
 
-def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+def until(condition: Callable[[], bool], timeout: float = 60.0) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "it did not come about"
@@ -163,7 +163,7 @@ class ZlibCodec:
 
     def decode(self, parts: Sequence[Buffer], out: Sequence[Buffer]) -> None:
         self.decoding.set()
-        assert self.open.wait(30)
+        assert self.open.wait(100)
         for part, target in zip(parts, out, strict=True):
             target[:] = zlib.decompress(part)
 
@@ -192,7 +192,7 @@ class Gate:
             return
         if self.error is not None:
             raise self.error
-        assert self.open.wait(30)
+        assert self.open.wait(100)
 
     def read(self, key: bytes, out: Sequence[Buffer]) -> ReadOutcome:
         self._pass("read", key)

@@ -14,7 +14,21 @@ from stepwell.tier.disk import DiskOptions, DiskTier
 from stepwell.tier.disk.index import INDEX_FILE
 from stepwell.tier.host import HostTier
 from stepwell.tier.mover import LaneConfig
-from tests.tier.movers import SIZE, Gate, blocks, host, load, move, mover, put, report, until
+from tests.tier.movers import (
+    SIZE,
+    Gate,
+    blocks,
+    content,
+    host,
+    load,
+    move,
+    mover,
+    put,
+    report,
+    reports,
+    store,
+    until,
+)
 
 DISK, HOST = TierName.DISK, TierName.HOST
 SOON = {DISK: LaneConfig(flush_seconds=0.05)}
@@ -33,7 +47,7 @@ class Counting(Gate):
 
     def flush(self) -> None:
         self.flushes.append(threading.current_thread().name)
-        assert self.released.wait(30)
+        assert self.released.wait(100)
         if self.fault is not None:
             raise self.fault
 
@@ -52,8 +66,11 @@ def test_stores_are_flushed_once_when_idle() -> None:
     moving = mover(disk=disk, lanes=SOON)
     time.sleep(QUIET)
     assert not disk.flushes, "flushed before anything was stored"
-    for name in ("a", "b"):
-        put(moving, name, DISK)
+    disk.open.clear()  # so that the second is there before the first has ended
+    for number, name in enumerate("ab"):
+        moving.submit(store(number, name, DISK), blocks(content(name))[1])
+    disk.open.set()
+    assert [event.failure for event in reports(moving, 2)] == [None, None]
     until(lambda: bool(disk.flushes))
     time.sleep(QUIET)
     assert len(disk.flushes) == 1
@@ -109,7 +126,7 @@ def test_a_flush_that_hangs_opens_the_breaker_and_keeps_nobody_waiting() -> None
     put(moving, "a", DISK)
     disk.released.clear()
     until(lambda: bool(disk.flushes))
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     health: list[TierHealth] = []
     while not health:
         assert time.monotonic() < end

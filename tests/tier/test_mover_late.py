@@ -158,8 +158,8 @@ def test_a_deadline_wakes_a_sleeping_engine() -> None:
     disk.open.clear()
     began = time.monotonic()
     moving.submit(load(1, "a", DISK, deadline=began + 0.1), blocks()[1])
-    assert woken.wait(5)
-    assert 0.1 <= time.monotonic() - began < 1.0
+    assert woken.wait(60)  # the gate stays shut: nothing else wakes it
+    assert time.monotonic() - began >= 0.1
     (late,) = moving.poll()
     assert late.failure is Failure.DEADLINE
     disk.open.set()
@@ -253,10 +253,9 @@ def test_a_hung_tier_holds_up_neither_others_nor_close() -> None:
     for number in range(4, 8):
         moving.submit(load(number, number, DISK), blocks()[1])
     put(moving, "a", HOST)
-    began = time.monotonic()
     hung = moving.close(0.3)
 
-    assert time.monotonic() - began < 2
+    assert disk.left == 0, "it waited until a call had ended"
     assert hung == {DISK}
     ended = moving.poll()
     assert sorted(e.order_id for e in ended) == list(range(8))

@@ -79,13 +79,13 @@ def test_what_returns_after_its_eviction_is_counted() -> None:
     pool = BlockPool(2)
     for key in (b"a", b"b", b"c"):
         (block,) = pool.allocate(1)
-        pool.publish(block, key)
+        pool.publish(block, key, None)
         pool.release([block])
     pool.count_returns([b"a", b"b", b"x"])
     assert pool.returns == 1, "a was evicted, b is still there"
     for key in (b"d%d" % number for number in range(10)):
         (block,) = pool.allocate(1)
-        pool.publish(block, key)
+        pool.publish(block, key, None)
         pool.release([block])
     pool.count_returns([b"a"])
     assert pool.returns == 1, "four keys are remembered for each block"

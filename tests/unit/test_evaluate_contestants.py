@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import stepwell
+from stepwell.evaluate import contestants
 from stepwell.evaluate.contestants import Contestant, ContestantFailed, rival_contestant
 
 SCRIPT = """
@@ -62,14 +63,17 @@ def test_an_error_is_told_and_the_contestant_goes_on(contestant: Contestant) -> 
 def test_death_is_noticed(contestant: Contestant) -> None:
     with contestant:
         with pytest.raises(ContestantFailed, match="has ended"):
-            contestant.ask("die", timeout=10)
+            contestant.ask("die", timeout=60)
         with pytest.raises(ContestantFailed):
-            contestant.ask("pid", timeout=10)
+            contestant.ask("pid", timeout=60)
 
 
-def test_silence_ends_and_leaving_leaves_no_process(contestant: Contestant) -> None:
+def test_silence_ends_and_leaving_leaves_no_process(
+    contestant: Contestant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contestants, "_QUIT_SECONDS", 0.5)
     with contestant:
-        pid = contestant.ask("pid", timeout=30)["pid"]
+        pid = contestant.ask("pid", timeout=60)["pid"]
         with pytest.raises(ContestantFailed, match="in time"):
             contestant.ask("sleep", timeout=0.2)
         contestant.__exit__()

@@ -112,12 +112,12 @@ def serving(make: Callable[[], Stub]) -> Iterator[tuple[str, Stub]]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    started.wait(5)
+    assert started.wait(60)
     try:
         yield f"http://127.0.0.1:{found[0][0]}/v1", found[0][1]
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(5)
+        thread.join(60)
 
 
 def test_closed_loop_brings_every_request_back_once_in_order() -> None:
@@ -138,12 +138,10 @@ def test_a_stall_shows_in_every_request_that_was_due_meanwhile() -> None:
     spaced = with_offsets(WORK, [i * 0.05 for i in range(6)])
     with serving(lambda: Stub(stall=0.6, stall_at=1)) as (url, _):
         result = LoadGenerator(url, "m").run_open(spaced)
-    waits = [record.ttft for record in result.records]
-    assert waits[0] < 0.3
     for index, record in enumerate(result.records[1:], start=1):
         assert record.due == pytest.approx(index * 0.05)
-        assert record.ttft == pytest.approx(0.6 - (index - 1) * 0.05, abs=0.25)
-    assert sum(wait > 0.25 for wait in waits) >= 4
+        # What is left of the stall, which began when the second was due or later.
+        assert record.ttft > 0.6 - (index - 1) * 0.05 - 0.02
 
 
 def test_each_fault_is_one_failed_record_and_no_exception() -> None:

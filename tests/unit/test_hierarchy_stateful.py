@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stepwell.base.hierarchy import (
+    EraseChunks,
     EvictChunk,
     Failure,
     LoadChunk,
@@ -25,6 +26,7 @@ from stepwell.base.hierarchy import (
     WorkloadClass,
 )
 from stepwell.cache.hierarchy import Hierarchy
+from stepwell.cache.marks import Roots
 from stepwell.cache.plan import ChainRequest, RestoreMode
 from stepwell.cache.policy.registry import POLICIES
 from stepwell.cache.settings import HierarchySettings, TierSpec
@@ -87,6 +89,9 @@ class HierarchyMachine(RuleBasedStateMachine):
                 self.content[order.tier].pop(order.key, None)
                 continue
             self.pending.append(order)
+            if isinstance(order, EraseChunks):
+                self.erase(order)
+                continue
             if isinstance(order, StoreChunk | MoveChunk):
                 self.metas[order.key] = order.meta
             if isinstance(order, LoadChunk):
@@ -100,6 +105,13 @@ class HierarchyMachine(RuleBasedStateMachine):
                     self.target(o) is target for o in self.pending
                 )
                 assert not CAPACITY[target] or promised <= CAPACITY[target], "overfills a tier"
+
+    def erase(self, order: EraseChunks) -> None:
+        """At once; only its report is late."""
+        content = self.content[order.tier]
+        for key in list(content):
+            if key in order.keys or (order.also and order.also(key, self.metas[key])):
+                del content[key]
 
     @staticmethod
     def target(order: object) -> TierName | None:
@@ -166,6 +178,8 @@ class HierarchyMachine(RuleBasedStateMachine):
     @rule(data=st.data(), failure=st.sampled_from([None, None, None, *Failure]))
     def complete(self, data: st.DataObject, failure: Failure | None) -> None:
         order = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
+        if isinstance(order, EraseChunks):
+            failure = None
         source = getattr(order, "source", None)
         if isinstance(order, LoadChunk):
             source = order.tier
@@ -184,6 +198,31 @@ class HierarchyMachine(RuleBasedStateMachine):
         if data.draw(st.integers(0, 9)) == 0:
             self.brain.report(report)  # a report twice changes nothing
         self.accept(self.brain.take_orders())
+
+    @rule(chain=CHAIN, tenant=st.sampled_from(["", "b"]), name=st.sampled_from("pq"))
+    def hold(self, chain: list[int], tenant: str, name: str) -> None:
+        keys = chain_keys(tenant, chain)
+        assert self.brain.pin_prefix(f"{tenant}{name}", keys, self.now) <= len(keys)
+
+    @rule(tenant=st.sampled_from(["", "b"]), name=st.sampled_from("pq"))
+    def let_go(self, tenant: str, name: str) -> None:
+        self.brain.unpin_prefix(f"{tenant}{name}", self.now)
+
+    @rule(chain=CHAIN, tenant=st.sampled_from(["", "b"]))
+    def forget(self, chain: list[int], tenant: str) -> None:
+        """What follows a chunk goes with it, from all tiers; what is on its way goes on arrival."""
+        keys = chain_keys(tenant, chain)
+        self.brain.forget(tenant, Roots(chunks=frozenset(keys[-1:])), self.now)
+        self.now += 3.0
+        for tier in (HOST, DISK, REMOTE):
+            self.brain.report(TierHealth(tier=tier, now=self.now, healthy=True, because="test"))
+        self.brain.tick(self.now)
+        self.accept(self.brain.take_orders())
+        start = keys[-1][:-1]
+        for tier in (HOST, DISK, REMOTE):
+            late = {o.key for o in self.pending if self.target(o) is tier}
+            left = {key for key in self.content[tier] if key[: len(start)] == start}
+            assert left <= late, "a descendant is left"
 
     @rule(seconds=st.sampled_from([0.01, 1.0, 10.0]))
     def tick(self, seconds: float) -> None:

@@ -93,3 +93,28 @@ def test_nothing_is_pinned_where_others_evict() -> None:
     body = Body(REMOTE)
     body.serve("a", 3, now=0.0, pin=True)
     assert not body.brain._pins._until
+
+
+def test_a_named_prefix_is_held_until_it_is_let_go_of() -> None:
+    body = Body()
+    body.serve("a", 3, now=0.0)
+    body.serve("b", 2, now=0.0)
+    keys = [f"a/{i}".encode() for i in range(5)]
+    assert body.brain.pin_prefix("pack", keys, 0.0) == 3, "as far as it is there"
+    body.flood(now=5000.0)
+    assert (body.left("a"), body.left("b")) == (3, 0)
+    body.serve("a", 4, now=5000.0, pin=True)
+    assert body.brain.pin_prefix("pack", keys, 5000.0) == 4
+    body.brain.unpin_prefix("pack", 5001.0)
+    body.flood(now=5002.0)
+    assert body.left("a") == 4, "a request's own pin lasts as long as it was asked for"
+    body.flood(now=5101.0)
+    assert body.left("a") == 0
+    body.brain.unpin_prefix("never pinned", 5101.0)
+
+
+def test_a_prefix_takes_no_more_than_the_share_of_its_tenant() -> None:
+    body = Body()
+    body.serve("a", 9, now=0.0)
+    assert body.brain.pin_prefix("pack", [f"a/{i}".encode() for i in range(9)], 0.0) == 5
+    body.brain.check()

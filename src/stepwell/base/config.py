@@ -131,7 +131,8 @@ class ServerConfig:
     port: int = _setting(8000, "port; 0: any free one")
     api_keys: tuple[str, ...] = _setting(
         (),
-        "keys as `tenant:key workload=batch`; the tenant and the class may be left out",
+        "keys as `tenant:key user=ann roles=propose,confirm workload=batch`; all but the key may "
+        "be left out",
         secret=True,
     )
     api_keys_file: str = _setting("", "file with one such entry a line")
@@ -146,6 +147,28 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnowledgeConfig:
+    """[knowledge]: what requests have taught, one base a tenant (docs/knowledge.md)."""
+
+    folder: str = _setting(
+        "", "folder of the tenants' knowledge bases; empty: none; needs stepwell[knowledge]"
+    )
+    capture: Literal["off", "quarantine"] = _setting(
+        "off", "quarantine: what is proposed becomes a candidate, which a person must confirm"
+    )
+    confirmers: int = _setting(1, "people who must confirm an entry before it can be released")
+    releaser: Literal["other", "anyone"] = _setting(
+        "other", "other: who alone confirmed an entry cannot release it"
+    )
+    pack_tokens: int = _setting(4096, "most tokens that every request of an area is given in front")
+    max_tokens: int = _setting(1024, "most tokens that one question selects besides")
+    embedder: str = _setting(
+        "", "sentence-transformers model, a folder; empty: search by words and names alone"
+    )
+    pin: bool = _setting(True, "keep the KV of the current release's packs in the cache")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All sections of `stepwell.toml`."""
 
@@ -154,6 +177,7 @@ class Config:
     tiers: TiersConfig = field(default_factory=TiersConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -281,6 +305,11 @@ def _check(config: Config) -> None:
     for name in ("requests_per_minute", "tokens_per_minute", "request_timeout", "shutdown_grace"):
         value = getattr(server, name)
         _require(value >= 0, f"server.{name}", value, "0 or more")
+    knowledge = config.knowledge
+    _require(1 <= knowledge.confirmers <= 9, "knowledge.confirmers", knowledge.confirmers, "1 to 9")
+    for name in ("pack_tokens", "max_tokens"):
+        value = getattr(knowledge, name)
+        _require(0 <= value <= 1 << 20, f"knowledge.{name}", value, "0 to 1048576")
 
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:  # noqa: FBT001

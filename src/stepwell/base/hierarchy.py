@@ -10,6 +10,7 @@ the key of its last block. All times are seconds on the body's clock, all sizes 
     StoreChunk    TransferReport    device blocks -> lower tier
     MoveChunk     TransferReport    lower tier -> lower tier
     EvictChunk    nothing           the books have already let go of it
+    EraseChunks   TransferReport    as EvictChunk, and no byte of them is to be left
 
 An order pins what it touches until its report arrives, whatever the outcome. A failed move leaves
 the value where it was.
@@ -18,6 +19,7 @@ the value where it was.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -114,7 +116,19 @@ class EvictChunk:
     tier: TierName
 
 
-Order = LookupChunks | LoadChunk | StoreChunk | MoveChunk | EvictChunk
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseChunks:
+    """Remove these from one tier so that none of their bytes are left there, neither of copies that
+    were removed before. `also`: of a tier that others write to, whatever (key, meta) it says yes
+    to; None: nothing else."""
+
+    order_id: int
+    tier: TierName
+    keys: tuple[bytes, ...]
+    also: Callable[[bytes, bytes], bool] | None = None
+
+
+Order = LookupChunks | LoadChunk | StoreChunk | MoveChunk | EvictChunk | EraseChunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +144,7 @@ class LookupReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferReport:
-    """The end of a LoadChunk, StoreChunk or MoveChunk.
+    """The end of a LoadChunk, StoreChunk, MoveChunk or EraseChunks.
 
     `seconds` is the transfer itself, `queued` the wait before it; together they are what the
     request saw. `size` is what the tier holds for the chunk. `kept_exact`: a lossy codec would not

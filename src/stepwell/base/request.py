@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from stepwell.base.errors import StepwellError
 from stepwell.base.hierarchy import WorkloadClass
+from stepwell.base.prefix import Mark, PrefixStats
 from stepwell.base.sampling import SamplingParams
 from stepwell.base.tier_stats import HierarchyStats
 
@@ -33,7 +34,7 @@ class GenerationRequest:
     The rest says what becomes of its context in lower tiers. `store`: whether it may go there at
     all. `session_id`: requests of one conversation; None: recognized by its prefix. `workload`:
     None: by the tenant, or inferred. `ttl`: seconds that its context may stay unused. `pin`:
-    protect it from eviction.
+    protect it from eviction. `marks`: what its prompt holds that may have to be forgotten.
     """
 
     request_id: str
@@ -47,6 +48,7 @@ class GenerationRequest:
     workload: WorkloadClass | None = None
     ttl: float | None = None
     pin: bool = False
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +185,4 @@ class EngineStats:
     restored_tokens: int = 0
     tiers: HierarchyStats | None = None
     streaming: StreamStats | None = None
+    prefixes: PrefixStats = field(default_factory=PrefixStats)

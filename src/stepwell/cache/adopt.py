@@ -37,6 +37,7 @@ def adopt_scan(
                 key, parent=parent, position=meta.position,
                 tenant=tenants.of_digest(meta.tenant), kind=meta.kind % len(KINDS), now=now,
             )  # fmt: skip
+            table.foreign[row] = 1
         if (table.where[row] | table.arriving[row]) >> tier & 1:
             continue
         store.adopt(row, tier, size, now)
@@ -66,6 +67,7 @@ def adopt_found(
             break
         if row is None:
             row = table.add(key, parent=parent, position=position, tenant=tenant, kind=0, now=now)
+            table.foreign[row] = 1
         if key in found and not (table.where[row] | table.arriving[row]) >> tier & 1:
             store.adopt(row, tier, max(1, round(store.books[tier].expected)), now)
         parent = row if table.position[row] == position else NO_ROW

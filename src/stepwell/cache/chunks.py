@@ -31,7 +31,8 @@ class ChunkTable:
     requests used it after the first. `touched`: seconds of the last use. `bucket`: its label in
     the forecast. `gap`: band of its last idle time, 0 before the first. `size[t]`: bytes in tier t.
     `flags`: RECENT, CODED. `exact`: its copy in tier t lost nothing, though that tier's codec is
-    lossy: bit t.
+    lossy: bit t. `foreign`: 1 while no request of this process has had it in its chain, so that
+    nobody here knows what it holds.
     `leaves[t]`: children that are resident or arriving in tier t (0: it is a leaf there); policies
     read it.
     """
@@ -57,6 +58,7 @@ class ChunkTable:
         self.gap = array("B")
         self.flags = array("B")
         self.exact = array("B")
+        self.foreign = array("B")
         self.size = [array("I") for _ in range(TIERS)]
         self.leaves = [array("i") for _ in range(TIERS)]
         self._max_ghosts = max_ghosts
@@ -96,7 +98,7 @@ class ChunkTable:
         self.tenant[row], self.kind[row], self.touched[row] = tenant, kind, now
         self.session[row] = -1
         self.priority[row] = self.bucket[row] = self.returns[row] = self.gap[row] = 0
-        self.flags[row] = self.exact[row] = 0
+        self.flags[row] = self.exact[row] = self.foreign[row] = 0
         if parent != NO_ROW:
             self.children[parent] += 1
         return row
@@ -182,7 +184,7 @@ class ChunkTable:
             self.parent, self.position, self.children, self.where, self.arriving,
             self.reads, self.pins, self.returns, self.touched, self.session,
             self.tenant, self.kind, self.priority, self.bucket, self.gap, self._is_ghost,
-            self.flags, self.exact,
+            self.flags, self.exact, self.foreign,
             *self.size, *self.leaves,
         )  # fmt: skip
         for column in columns:

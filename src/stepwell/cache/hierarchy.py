@@ -33,10 +33,12 @@ from stepwell.cache.arrivals import Arrivals
 from stepwell.cache.books import TierBooks
 from stepwell.cache.chunks import CODED, RECENT
 from stepwell.cache.cost import PrefillCost
+from stepwell.cache.erasures import Erasures
 from stepwell.cache.forecast import Forecast
 from stepwell.cache.labels import label_idle, note_returns
 from stepwell.cache.ledger import Ledger
 from stepwell.cache.lifetime import Lifetimes
+from stepwell.cache.marks import Roots
 from stepwell.cache.pins import Pins
 from stepwell.cache.placement import Placement
 from stepwell.cache.plan import ChainRequest, RestoreMode, RestorePlan, Situation, choose
@@ -100,6 +102,7 @@ class Hierarchy:
         self._lossy = any(spec.lossy for spec in tiers)
         self._sessions = SessionTable(max_sessions=self.settings.max_sessions)
         self._pins = Pins(self._store, self.settings)
+        self._erasures = Erasures(self._store)
         self._placement = Placement(self._store, self.settings)
         self._think = ThinkTimes()
         self._lifetimes = Lifetimes(
@@ -237,6 +240,7 @@ class Hierarchy:
         label_idle(self._store.table, self.forecast, rows, session, now=now)
         for row in rows:
             self._store.table.touched[row] = now
+            self._store.table.foreign[row] = 0
         self._shadows.close(keys, now)
         self._placement.place(rows, device_chunks, kind=session.kind, now=now)
         if session.pin:
@@ -248,12 +252,39 @@ class Hierarchy:
         self._think.replied(session)
         self._lifetimes.idle(session, now)
 
+    # --- prefixes -----------------------------------------------------------------------------
+
+    def pin_prefix(self, name: str, keys: Sequence[bytes], now: float) -> int:
+        """Protect the chunks of a prefix, those that some tier has, until `unpin_prefix`; returns
+        how many, from the first on. Again: what has come since is protected too."""
+        return self._pins.hold(name, self._store.table.find(keys), now)
+
+    def unpin_prefix(self, name: str, now: float) -> None:
+        """Unknown names are ignored."""
+        self._pins.let_go(name, now)
+
+    def forget(self, tenant: str, roots: Roots, now: float) -> int:
+        """Chunks that hold what was erased, or may, leave the books now and the tiers as soon as
+        they can (`erasing`). Returns how many copies."""
+        number = self._tenants.number(tenant)
+        rows = self._erasures.doomed(roots, tenant=number)
+        for name in self._pins.holding(rows):
+            self._pins.let_go(name, now)
+        digest = self._tenants.digests[number]
+        return self._erasures.erase(rows, tenant=number, digest=digest, now=now)
+
+    @property
+    def erasing(self) -> int:
+        """Erasures that some tier has not carried out yet."""
+        return self._erasures.pending
+
     # --- housekeeping -------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Once a step: ends of pins, expiry, promotion, copies down. Costs what is due, whoever
         else is idle."""
         self.forecast.refresh(now)
+        self._erasures.tick(now)
         self._pins.tick(now)
         self._lifetimes.tick(now)
         self._placement.clean(now)
@@ -389,6 +420,8 @@ class Hierarchy:
         books.probe_wait = min(2.0 * books.probe_wait, self.settings.probe_seconds_max)
 
     def _transfer_ended(self, event: TransferReport) -> None:
+        if self._erasures.ended(event):
+            return
         order = self._store.finish(event)
         if order is None:
             self._unknown_reports += 1
@@ -397,6 +430,7 @@ class Hierarchy:
             self._ledger.report(event, order.source)
             if event.failure is None:
                 self._books[order.source].probe_wait = self.settings.probe_seconds
+        self._erasures.arrived(order, event.now)
         if order.target is not None:
             if event.failure is None and order.source is None:
                 self._books[order.target].store.observe(size=order.size, seconds=event.seconds)

@@ -17,12 +17,16 @@ so no shared block is ever written.
 from __future__ import annotations
 
 import enum
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from stepwell.base.prefix import Mark
 from stepwell.cache.blocks import BlockPool
 from stepwell.cache.keys import extend_keys, root_key
+from stepwell.cache.marks import MarkIndex, Roots
+
+_MOST_ERASED = 65_536  # labels that late requests may still carry
 
 
 class Room(enum.Enum):
@@ -66,13 +70,27 @@ class PrefixMatch:
         return PrefixMatch(tokens=(len(self.blocks) - 1) * block_size, blocks=self.blocks[:-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """`roots`: what the labels were in, for the lower tiers. `blocks`: how many are found no more.
+    `live`: sequences that go on with some of it."""
+
+    roots: Roots
+    blocks: int
+    live: int
+
+
 @dataclass(slots=True)
 class BlockTable:
     """One sequence's blocks. `keys` covers the full blocks of the tokens seen so far; the first
     `published` of them are in the prefix index. `awaited`: keys that it announced at admission.
-    `dropped`: blocks of the front that are in `blocks` no more."""
+    `dropped`: blocks of the front that are in `blocks` no more. `private`: from this block on
+    nothing is published, since it holds what was erased; None: all is."""
 
     root: bytes
+    tenant: str = ""
+    marks: tuple[Mark, ...] = ()
+    private: int | None = None
     blocks: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     tokens: int = 0
@@ -96,6 +114,8 @@ class CacheManager:
         self._orders: list[CopyBlock] = []
         self._in_flight: set[CopyBlock] = set()
         self._transfers: Counter[int] = Counter()
+        self.marks = MarkIndex()
+        self._erased: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that `tokens` tokens occupy."""
@@ -129,8 +149,9 @@ class CacheManager:
         return fresh + self.pool.num_evictable_of(match.blocks)
 
     def admit(
-        self, sequence_id: str, match: PrefixMatch, *, tenant: str, tokens: int, keys: list[bytes]
-    ) -> Room:
+        self, sequence_id: str, match: PrefixMatch, *, tenant: str, tokens: int, keys: list[bytes],
+        marks: tuple[Mark, ...] = (),
+    ) -> Room:  # fmt: skip
         """Open a block table with room for the first `tokens` tokens, the matched ones included.
 
         On NO_ROOM nothing has changed.
@@ -138,7 +159,10 @@ class CacheManager:
         assert sequence_id not in self._tables, "admitted twice"
         if self.room_needed(match, tokens) > self.pool.num_available:
             return Room.NO_ROOM
-        table = BlockTable(root=root_key(self._namespace, tenant), tokens=match.tokens)
+        table = BlockTable(
+            root=root_key(self._namespace, tenant), tenant=tenant, marks=marks, tokens=match.tokens
+        )
+        table.private = self._private_from(table)
         self.pool.acquire(match.blocks)
         table.blocks = list(match.blocks)
         table.published = len(match.blocks)
@@ -147,7 +171,7 @@ class CacheManager:
             self._copy_last(table)
         self._tables[sequence_id] = table
         table.blocks += self.pool.allocate(self.blocks_for(tokens) - len(table.blocks))
-        table.awaited = keys[table.published :]
+        table.awaited = keys[table.published : table.private]
         self.pool.count_returns(table.awaited)
         for key in table.awaited:
             self._awaited.setdefault(key, sequence_id)
@@ -168,12 +192,15 @@ class CacheManager:
         table = self._tables[sequence_id]
         table.tokens = computed
         full = computed // self.block_size
+        if table.private is not None:
+            full = min(full, table.private)
         if not self._prefix_caching or full <= table.published or table.dropped:
             return  # what was computed behind a dropped front is exact no more
         extend_keys(table.keys, tokens, count=full, block_size=self.block_size, root=table.root)
         for position in range(table.published, full):
             key = table.keys[position]
-            self.pool.publish(table.blocks[position], key)
+            parent = table.keys[position - 1] if position else None
+            self.pool.publish(table.blocks[position], key, parent)
             if self._awaited.get(key) == sequence_id:
                 del self._awaited[key]
         table.published = full
@@ -183,6 +210,8 @@ class CacheManager:
         table = self._tables[sequence_id]
         assert (table.dropped + blocks) * self.block_size <= table.tokens, "not computed yet"
         self._stop_announcing(sequence_id, table)
+        if table.private is not None:
+            self.pool.taint(table.blocks[max(0, table.private - table.dropped) : blocks])
         self.pool.release(table.blocks[:blocks])
         del table.blocks[:blocks]
         table.dropped += blocks
@@ -194,8 +223,68 @@ class CacheManager:
     def release(self, sequence_id: str) -> None:
         """Close the table. Published blocks stay cached."""
         table = self._tables.pop(sequence_id)
+        self.marks.note(
+            table.tenant, table.marks, table.keys[: table.published], block_size=self.block_size
+        )
+        if table.private is not None:
+            self.pool.taint(table.blocks[max(0, table.private - table.dropped) :])
         self.pool.release(table.blocks)
         self._stop_announcing(sequence_id, table)
+
+    def keys_of(self, tokens: Sequence[int], *, tenant: str) -> list[bytes]:
+        """Keys of the full blocks of these tokens."""
+        keys: list[bytes] = []
+        self.extend_keys(keys, tokens, tenant=tenant)
+        return keys
+
+    def forget(self, tenant: str, labels: Sequence[str]) -> Forgotten:
+        """What these labels name is found by nobody any more, neither what was computed so far nor
+        what live sequences, or those that come later with these marks, still compute."""
+        for label in labels:
+            self._erased[tenant, label] = None
+        while len(self._erased) > _MOST_ERASED:
+            self._erased.popitem(last=False)
+        roots = self.marks.roots(tenant, labels)
+        published = self._roots_of_live(tenant, labels)
+        gone = self.pool.forget(None if roots.everything else roots.blocks | published)
+        self.marks.forgotten(tenant, labels)
+        own = [name for name, table in self._tables.items() if table.tenant == tenant]
+        live = sum(self._make_private(name, gone, everything=roots.everything) for name in own)
+        return Forgotten(roots=roots, blocks=len(gone), live=live)
+
+    def _roots_of_live(self, tenant: str, labels: Sequence[str]) -> frozenset[bytes]:
+        """First keys of what admitted sequences have published of these labels."""
+        wanted, found = set(labels), set()
+        for table in self._tables.values():
+            for mark in table.marks:
+                first = mark.start // self.block_size
+                if table.tenant == tenant and wanted & set(mark.labels) and first < table.published:
+                    found.add(table.keys[first])
+        return frozenset(found)
+
+    def _make_private(self, sequence_id: str, gone: frozenset[bytes], *, everything: bool) -> bool:
+        """Whether a live sequence holds some of it: then it publishes no more."""
+        table = self._tables[sequence_id]
+        places = [i for i, key in enumerate(table.keys[: table.published]) if key in gone][:1]
+        marked = self._private_from(table)
+        first = min([0] if everything else [*places, *([] if marked is None else [marked])],
+                    default=None)  # fmt: skip
+        if first is None or (table.private is not None and table.private <= first):
+            return first is not None
+        table.private = first
+        self._stop_announcing(sequence_id, table)
+        del table.keys[first:]
+        table.published = min(table.published, first)
+        return True
+
+    def _private_from(self, table: BlockTable) -> int | None:
+        """The block from which on a sequence holds what was erased."""
+        starts = [
+            mark.start // self.block_size
+            for mark in table.marks
+            if any((table.tenant, label) in self._erased for label in mark.labels)
+        ]
+        return min(starts, default=None)
 
     def blocks_of(self, sequence_id: str) -> list[int]:
         """Block ids of an admitted sequence, in order, from its dropped front on. The caller does

@@ -175,6 +175,11 @@ class ChunkStore:
         self._remove(row, tier, now)
         table.settle(row)
 
+    def take_away(self, row: int, tier: TierName, now: float) -> None:
+        """Remove a copy from the books whatever protects it; the caller has it erased."""
+        self._remove(row, tier, now)
+        self.table.settle(row)
+
     def code_anew(self, row: int, tier: TierName, now: float) -> bool:
         """Let an exact copy in a lossy tier be replaced by a coded one, from the device, once
         nothing asks any more that it be exact. False where there is nothing to do, or not now."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,21 +25,11 @@ from stepwell.cache.cost import PrefillCost
 from stepwell.cache.manager import CacheManager
 from stepwell.engine.account import StartBook, take_account
 from stepwell.engine.ahead import MOST_STEPS, Ahead
-from stepwell.engine.build_rolling import make_rolling
-from stepwell.engine.build_streaming import load_for
-from stepwell.engine.build_tiers import (
-    OpenTiers,
-    WrapTier,
-    any_tier,
-    open_tiers,
-    outlives_process,
-)
-from stepwell.engine.codecs import make_codecs
+from stepwell.engine.asked import any_tier, limits_weights, outlives_process
 from stepwell.engine.door import Door
 from stepwell.engine.engine import Engine
 from stepwell.engine.kv_format import choose_kv
 from stepwell.engine.resolve import Resolved, resolve, resolve_pool
-from stepwell.engine.rolling import Rolling
 from stepwell.engine.runner import ModelRunner
 from stepwell.engine.scheduler import Scheduler
 from stepwell.engine.start_clock import StartClock
@@ -54,10 +44,16 @@ from stepwell.model.load import (
     LoadedModel,
     ModelInfo,
     find_checkpoint,
+    load_model,
     read_hf_config,
 )
 from stepwell.model.pool import KVPool, block_bytes
 from stepwell.model.verify import verify_architecture
+
+if TYPE_CHECKING:  # what most starts do not use
+    from stepwell.engine.build_tiers import OpenTiers, WrapTier
+    from stepwell.engine.codecs import TierCodecs
+    from stepwell.engine.rolling import Rolling
 
 Progress = Callable[[str], None]
 # Below this a step is mostly the starting of parallel regions. Measured on two cores with the house
@@ -101,7 +97,8 @@ def resolve_only(config: Config) -> list[Decision]:
 def build_engine(
     config: Config, *, progress: Progress | None = None, wrap_tier: WrapTier | None = None
 ) -> BuiltEngine:
-    """Load the model, allocate the pool, open the tiers, warm up.
+    """Load the model, allocate the pool, open the tiers, warm up. Without tiers the pool's pages
+    are not in memory yet: whoever will serve long calls `pool.touch` before.
 
     `wrap_tier`: replaces each lower tier as it is opened (fault injection). Raises ModelError,
     HardwareError, ConfigError, TierError, OSError: then no tier stays open.
@@ -119,10 +116,10 @@ def _build(
     resolved = resolve(config, hf_config, read_machine())
     memory, book = [keep_freed_memory(), bound_primitive_caches()], StartBook()
     say(f"loading {folder.name}")
-    config, loaded = load_for(config, folder, hf_config, resolved, say=say)
+    config, loaded = _load(config, folder, hf_config, resolved, say)
     clock.phase("model")
     decisions = [*resolved.decisions, *memory, *loaded.decisions, *_verify(config, loaded, say)]
-    pool, sized = _allocate_pool(config, loaded, resolved)
+    pool, sized = _reserve_pool(config, loaded, resolved)
     decisions += sized
     decisions.append(_choose_threads(loaded))
     clock.phase("memory")
@@ -132,20 +129,23 @@ def _build(
     clock.phase("kernels")
     decisions += kernels.decisions()
     info = _info(config, folder, hf_config, loaded, resolved)
-    codecs = make_codecs(config.tiers, loaded, pool)
-    decisions += codecs.decisions
-    cache = _make_cache(config, loaded, pool, info, lossy=codecs.lossy)
+    codecs = _make_codecs(config, loaded, pool)
+    decisions += codecs.decisions if codecs else ()
+    cache = _make_cache(config, loaded, pool, info, lossy=codecs.lossy if codecs else "")
     with ExitStack() as undo:
         if loaded.streamer is not None:
             undo.callback(loaded.streamer.close)
         lower = None
-        if any_tier(config.tiers):
+        if codecs is not None:
+            from stepwell.engine.build_tiers import open_tiers
+
+            pool.touch()  # before the tiers look at what memory is left
             lower = open_tiers(
                 config.tiers, config.cache, pool, cache, codecs, say=say, wrap=wrap_tier
             )
             undo.callback(lower.close, _GIVE_UP_SECONDS)
             decisions += lower.decisions
-        rolling, rolled = make_rolling(config, loaded, pool, cache)
+        rolling, rolled = _make_rolling(config, loaded, pool, cache)
         decisions += rolled
         engine = _assemble(config, loaded, pool, info, cache, lower, rolling)
         clock.phase("tiers")
@@ -163,6 +163,35 @@ def _build(
         book=book,
         open_tiers=lower,
     )
+
+
+def _load(
+    config: Config, folder: Path, hf_config: Any, resolved: Resolved, say: Progress
+) -> tuple[Config, LoadedModel]:
+    if limits_weights(config.model):
+        from stepwell.engine.build_streaming import load_for
+
+        return load_for(config, folder, hf_config, resolved, say=say)
+    dtype, device = resolved.dtype, resolved.device
+    return config, load_model(config.model, folder, hf_config, dtype=dtype, device=device)
+
+
+def _make_codecs(config: Config, loaded: LoadedModel, pool: KVPool) -> TierCodecs | None:
+    if not any_tier(config.tiers):
+        return None
+    from stepwell.engine.codecs import make_codecs
+
+    return make_codecs(config.tiers, loaded, pool)
+
+
+def _make_rolling(
+    config: Config, loaded: LoadedModel, pool: KVPool, cache: CacheManager
+) -> tuple[Rolling | None, list[Decision]]:
+    if config.cache.rolling == "off":
+        return None, []
+    from stepwell.engine.build_rolling import make_rolling
+
+    return make_rolling(config, loaded, pool, cache)
 
 
 def _choose_threads(loaded: LoadedModel) -> Decision:
@@ -199,7 +228,7 @@ def _verify(config: Config, loaded: LoadedModel, say: Progress) -> list[Decision
     return [Decision("model.verified", "at load", why)]
 
 
-def _allocate_pool(
+def _reserve_pool(
     config: Config, loaded: LoadedModel, resolved: Resolved
 ) -> tuple[KVPool, list[Decision]]:
     gc.collect()
@@ -213,7 +242,7 @@ def _allocate_pool(
         block_bytes=block_bytes(shapes, block_size=size, dtype=dtype, form=form),
         memory_available=_memory_available(resolved.device),
     )
-    pool = KVPool.allocate(
+    pool = KVPool.reserve(
         loaded.shapes,
         num_blocks=blocks,
         block_size=size,

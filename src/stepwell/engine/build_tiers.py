@@ -20,6 +20,7 @@ from stepwell.cache.manager import CacheManager
 from stepwell.cache.policy.registry import POLICIES
 from stepwell.cache.settings import HierarchySettings, TierSpec
 from stepwell.codec import ValueFormat
+from stepwell.engine.asked import host_bytes
 from stepwell.engine.codecs import TierCodecs
 from stepwell.engine.probe import PROBE_CHUNKS, probe
 from stepwell.engine.resolve import check_host_tier
@@ -58,16 +59,6 @@ class OpenTiers:
         for name, store in self.stores.items():
             if name not in hung:
                 store.close()
-
-
-def any_tier(config: TiersConfig) -> bool:
-    """Whether any lower tier is asked for."""
-    return bool(_host_bytes(config) or config.disk or config.remote)
-
-
-def outlives_process(config: TiersConfig) -> bool:
-    """Whether some tier may hold chunks of earlier processes or of others."""
-    return bool(config.disk or config.remote)
 
 
 def open_tiers(
@@ -169,10 +160,6 @@ def _chunk_blocks(config: TiersConfig, pool: KVPool) -> tuple[int, Decision]:
     return blocks, Decision(name, blocks, f"auto: {tokens} tokens, {size} a chunk")
 
 
-def _host_bytes(config: TiersConfig) -> int:
-    return parse_bytes(config.host) if config.host else 0
-
-
 def _open_stores(
     config: TiersConfig,
     codecs: TierCodecs,
@@ -191,7 +178,7 @@ def _open_stores(
     stores: dict[TierName, Tier] = {}
     specs: list[TierSpec] = []
     decisions: list[Decision] = []
-    host = _host_bytes(config)
+    host = host_bytes(config)
     if host:
         check_host_tier(host, memory_available=read_machine().memory_available)
         say("allocating the host tier")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -18,13 +19,16 @@ from stepwell.base.request import Delta, EngineStats, GenerationRequest, MemoryU
 from stepwell.cache.manager import CacheManager
 from stepwell.engine.ahead import Ahead, only_decodes
 from stepwell.engine.door import Door
+from stepwell.engine.prefixes import Prefixes
 from stepwell.engine.roster import Counters, Live, PreparedRequest, Roster
 from stepwell.engine.runner import ModelRunner
 from stepwell.engine.scheduler import ScheduledSequence, Scheduler
 from stepwell.engine.sequence import Sequence
-from stepwell.engine.tiers import Tiers
 from stepwell.model.pool import KVPool
-from stepwell.model.streaming import Streamer
+
+if TYPE_CHECKING:
+    from stepwell.engine.tiers import Tiers
+    from stepwell.model.streaming import Streamer
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ class Engine:
         self._weight_bytes = weight_bytes
         self._check_every_step = check_every_step
         self._roster = Roster(cache=cache, scheduler=scheduler)
+        self.prefixes = Prefixes(cache=cache, pool=pool, tiers=tiers)
         self._idle = False
 
     @property
@@ -106,7 +111,9 @@ class Engine:
 
     def abort(self, request_id: str) -> list[Delta]:
         """End a request now; its blocks are free when this returns. Unknown ids are ignored."""
-        return self._roster.abort(request_id)
+        deltas = self._roster.abort(request_id)
+        self.prefixes.clean()
+        return deltas
 
     def fail(self, request_id: str, error: StepwellError) -> list[Delta]:
         """End a request with an error."""
@@ -118,6 +125,7 @@ class Engine:
         start = time.monotonic()
         if self.tiers is not None:
             self.tiers.tick(start)
+        self.prefixes.clean()
         plan = self._scheduler.schedule(start)
         self._idle = not plan
         for order in self._cache.take_orders():
@@ -129,6 +137,7 @@ class Engine:
         if self.tiers is not None:
             self._observe(self.tiers, plan, start)
         self._roster.counters.add_waste(self._cache)
+        self.prefixes.clean()
         if self._check_every_step:
             self._cache.check()
         return deltas
@@ -147,6 +156,7 @@ class Engine:
         """What lower tiers need while nobody is served: reports, expiry, promotion."""
         if self.tiers is not None:
             self.tiers.tick(time.monotonic())
+        self.prefixes.clean()
 
     def stats(self) -> EngineStats:
         """Counters and gauges of this moment."""
@@ -189,6 +199,7 @@ class Engine:
             restored_tokens=0 if tiers is None else tiers.restored_tokens,
             tiers=None if tiers is None else tiers.hierarchy.stats(),
             streaming=None if self._streamer is None else self._streamer.stats(),
+            prefixes=self.prefixes.stats(),
         )
 
     def workspace(self) -> list[Tensor]:

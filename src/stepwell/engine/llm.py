@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stepwell.base.config import load_config
 from stepwell.base.errors import InvalidParameter, StepwellError
@@ -24,7 +24,9 @@ from stepwell.base.request import (
 )
 from stepwell.base.sampling import SamplingParams
 from stepwell.engine.build import BuiltEngine, build_engine
-from stepwell.engine.build_tiers import WrapTier
+
+if TYPE_CHECKING:
+    from stepwell.engine.build_tiers import WrapTier
 
 Prompt = str | Sequence[int]
 _WAIT_SECONDS = 0.25
@@ -63,6 +65,7 @@ class LLM:
         self.built: BuiltEngine = build_engine(
             load_config(overrides=overrides), wrap_tier=wrap_tier
         )
+        self.built.pool.touch()
         self._count = 0
 
     def close(self) -> None:

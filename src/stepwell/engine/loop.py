@@ -25,6 +25,7 @@ from typing import Any
 from stepwell.base.account import MemoryAccount
 from stepwell.base.config import Config
 from stepwell.base.errors import EngineStopped
+from stepwell.base.prefix import Erased, Erasure, PinState, PrefixPin
 from stepwell.base.request import Delta, EngineStats, GenerationRequest
 from stepwell.engine.build import BuiltEngine, Progress, build_engine
 from stepwell.engine.engine import Engine
@@ -103,9 +104,27 @@ class EngineLoop:
         """Counters and gauges between two steps."""
         return self._ask(self._engine.stats)
 
+    def touch_pool(self) -> None:
+        """Fetch all of the pool's memory, before the engine is started."""
+        self._built.pool.touch()
+
     def account(self) -> MemoryAccount | None:
         """Who holds this process's memory now; asks nothing of the engine thread."""
         return self._built.account()
+
+    def pin_prefix(self, pin: PrefixPin) -> PinState:
+        """Keep the KV of a prefix, on the device and in lower tiers, until `unpin_prefix`. Computes
+        nothing. Between two steps."""
+        return self._ask(lambda: self._engine.prefixes.pin(pin))
+
+    def unpin_prefix(self, name: str) -> None:
+        """Unknown names are ignored."""
+        self._ask(lambda: self._engine.prefixes.unpin(name))
+
+    def forget(self, erasure: Erasure) -> Erased:
+        """Nobody is given what this names from here on; tiers erase until
+        `stats().prefixes.erasing` is 0. Between two steps."""
+        return self._ask(lambda: self._engine.prefixes.forget(erasure))
 
     def clear_cache(self) -> int:
         """Evict every cached block; returns how many."""

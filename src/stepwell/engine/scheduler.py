@@ -250,6 +250,7 @@ class Scheduler:
             tenant=sequence.request.tenant,
             tokens=max(first, loaded),
             keys=sequence.keys,
+            marks=sequence.request.marks,
         )
         assert room is Room.GRANTED, "the room was checked"
         self.waiting.remove(sequence)

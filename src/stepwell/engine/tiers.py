@@ -16,7 +16,7 @@ here but `on_ready`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from stepwell.base.hierarchy import (
@@ -29,6 +29,7 @@ from stepwell.base.hierarchy import (
 )
 from stepwell.cache.hierarchy import Hierarchy
 from stepwell.cache.manager import CacheManager, PrefixMatch
+from stepwell.cache.marks import Roots
 from stepwell.cache.plan import ChainRequest, RestoreMode, RestorePlan
 from stepwell.engine.restore import Pace, Restore
 from stepwell.engine.sequence import Sequence as Seq
@@ -61,6 +62,7 @@ class Tiers:
         self.hierarchy = hierarchy
         self.transfers = transfers
         self._cache = cache
+        cache.marks.chunk_blocks = chunk_blocks
         self._chunk_blocks = chunk_blocks
         self._chunk_tokens = chunk_blocks * cache.block_size
         self._loads: dict[int, _Load] = {}
@@ -173,6 +175,17 @@ class Tiers:
         self.hierarchy.close(sequence.sequence_id, keys, len(keys), now)
         self._carry_out(now)
         self._sources = {}
+
+    def pin_prefix(self, name: str, keys: Sequence[bytes], now: float) -> int:
+        """Protect what lower tiers have of a prefix of these blocks; in tokens."""
+        size = self._chunk_blocks
+        return self._chunk_tokens * self.hierarchy.pin_prefix(name, keys[size - 1 :: size], now)
+
+    def forget(self, tenant: str, roots: Roots, now: float) -> int:
+        """See `Hierarchy.forget`."""
+        count = self.hierarchy.forget(tenant, roots, now)
+        self._carry_out(now)
+        return count
 
     def observe(self, *, tokens: int, context: int, seconds: float, now: float) -> None:
         """A step computed `tokens` prompt tokens behind `context` others."""

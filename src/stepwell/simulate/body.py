@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepwell.base.hierarchy import (
+    EraseChunks,
     EvictChunk,
     Failure,
     LoadChunk,
@@ -120,7 +121,7 @@ class Body:
         pending = list(orders)
         while pending:
             for order in pending:
-                if isinstance(order, EvictChunk | LookupChunks):
+                if isinstance(order, EraseChunks | EvictChunk | LookupChunks):
                     continue
                 target = order.target if isinstance(order, MoveChunk) else order.tier
                 if target is TierName.REMOTE:
@@ -138,7 +139,7 @@ class Body:
         return self._free[tier] + link.latency
 
     def _report(self, order: Order, end: float, now: float, failure: Failure | None) -> None:
-        assert not isinstance(order, EvictChunk | LookupChunks)
+        assert not isinstance(order, EraseChunks | EvictChunk | LookupChunks)
         seconds = max(_INSTANT, end - now)
         report = TransferReport(
             order_id=order.order_id, now=end, seconds=seconds, queued=0.0, size=order.size,

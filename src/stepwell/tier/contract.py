@@ -9,11 +9,13 @@ the mover's affair.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 Buffer = memoryview
+Doomed = Callable[[bytes, bytes], bool]
+"""Of a key and its meta: whether it is to be erased."""
 KEY_BYTES = 32
 
 
@@ -70,6 +72,12 @@ class Tier(Protocol):
 
     def delete(self, keys: Iterable[bytes]) -> None:
         """Forget these; unknown ones are ignored."""
+        ...
+
+    def erase(self, keys: Iterable[bytes], *, also: Doomed | None = None) -> None:
+        """Forget these, and what `also` says yes to, so that no byte of them is left in what this
+        tier can overwrite; nor of anything that was deleted before. It may take long, and ends
+        before other writes of these keys begin. Raises OSError: then it is to be called again."""
         ...
 
     def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:

@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 from stepwell.codec.buffers import flat_views, total_bytes
 from stepwell.tier.contract import (
     Buffer,
+    Doomed,
     PagedStore,
     ReadOutcome,
     StoredChunk,
@@ -142,6 +143,12 @@ class FaultyTier:
         keys = list(keys)
         self._other("delete", keys)
         self.inner.delete(keys)
+
+    def erase(self, keys: Iterable[bytes], *, also: Doomed | None = None) -> None:
+        """As the inner tier, with faults."""
+        keys = list(keys)
+        self._other("erase", keys)
+        self.inner.erase(keys, also=also)
 
     def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:
         """As the inner tier, with faults."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from stepwell.tier.contract import Buffer, ReadOutcome, StoredChunk, TierUsage, WriteOutcome
+from stepwell.tier.contract import Buffer, Doomed, ReadOutcome, StoredChunk, TierUsage, WriteOutcome
 
 
 class NullTier:
@@ -19,6 +19,9 @@ class NullTier:
         return WriteOutcome.FULL
 
     def delete(self, keys: Iterable[bytes]) -> None:
+        """Nothing to do."""
+
+    def erase(self, keys: Iterable[bytes], *, also: Doomed | None = None) -> None:
         """Nothing to do."""
 
     def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stepwell.base.hierarchy import Event, EvictChunk, LookupChunks, MoveChunk
+from stepwell.base.hierarchy import EraseChunks, Event, EvictChunk, LookupChunks, MoveChunk
 from stepwell.engine.staging.contract import BlocksRead
 from stepwell.engine.staging.transfer import Transfer
 
@@ -31,7 +31,7 @@ class Copied:
     error: Exception | None
 
 
-Task = Transfer | LookupChunks | MoveChunk | EvictChunk | Cancel | Copied
+Task = Transfer | LookupChunks | MoveChunk | EvictChunk | EraseChunks | Cancel | Copied
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from stepwell.codec.buffers import flat_views, total_bytes
 from stepwell.tier.contract import (
     Buffer,
+    Doomed,
     ReadOutcome,
     StoredChunk,
     TierUsage,
@@ -28,6 +29,7 @@ from stepwell.tier.contract import (
 from stepwell.tier.disk.books import Books, Location, Row, unpack_location
 from stepwell.tier.disk.commit import NO_ROOM, Committer
 from stepwell.tier.disk.compaction import compact_segments, make_room
+from stepwell.tier.disk.erase import erase_chunks
 from stepwell.tier.disk.lock import DirectoryLock, check_format, prepare_directory
 from stepwell.tier.disk.medium import Medium
 from stepwell.tier.disk.options import DiskOptions, aligned
@@ -157,6 +159,12 @@ class DiskTier:
             with self._full_is_no_error():
                 self._commit()
 
+    def erase(self, keys: Iterable[bytes], *, also: Doomed | None = None) -> None:
+        """See `Tier`. Overwrites whatever is dead in every segment."""
+        with self._commit_lock:
+            self._check_open()
+            erase_chunks(self, keys, also)
+
     def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:
         """See `Tier`."""
         with self._lock:
@@ -281,6 +289,10 @@ class DiskTier:
     def commit(self) -> None:
         """Group commit now; what `flush` does. Raises OSError."""
         self._commit()
+
+    def writes_ended(self, segments: Sequence[Segment], *, timeout: float) -> bool:
+        """Wait for writes that are under way there; the caller holds `lock`. False: too long."""
+        return self._written.wait_for(lambda: not any(s.in_flight for s in segments), timeout)
 
     @property
     def lock(self) -> threading.Lock:

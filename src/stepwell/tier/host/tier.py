@@ -23,6 +23,7 @@ from stepwell.codec.buffers import copy_bytes, flat_views, pieces, total_bytes
 from stepwell.tier.contract import (
     KEY_BYTES,
     Buffer,
+    Doomed,
     ReadOutcome,
     StoredChunk,
     TierUsage,
@@ -38,7 +39,8 @@ _TOUCH_BYTES = 4 << 10
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A value. `runs` belong to it until it is dead and unread; guarded by the tier's lock."""
+    """A value. `runs` belong to it until it is dead and unread; guarded by the tier's lock.
+    `erased`: they are overwritten before they are given back."""
 
     runs: tuple[Run, ...]
     size: int
@@ -46,6 +48,7 @@ class _Entry:
     digest: bytes
     readers: int = 0
     dead: bool = False
+    erased: bool = False
 
 
 class HostTier:
@@ -115,6 +118,7 @@ class HostTier:
             for source, stored in pieces(views, self._views(entry), limit=_PIECE_BYTES):
                 hasher.update(source)
                 copy_bytes(source=source, target=stored)
+            self._overwrite(entry.runs, after=size)  # what the last page held before
             entry.digest = hasher.digest()
             outcome = self._publish(key, entry)
             return outcome
@@ -138,6 +142,24 @@ class HostTier:
                 entry = self._entries.pop(key, None)
                 if entry is not None:
                     self._bury(entry)
+
+    def erase(self, keys: Iterable[bytes], *, also: Doomed | None = None) -> None:
+        """Forget these, and overwrite every page that holds no value. While that lasts, no page is
+        free: writes are refused with FULL. What is being read goes when its readers are done."""
+        with self._lock:
+            doomed = {key for key in keys if key in self._entries}
+            if also is not None:
+                doomed |= {key for key, entry in self._entries.items() if also(key, entry.meta)}
+            for key in doomed:
+                entry = self._entries.pop(key)
+                entry.erased = True
+                self._bury(entry)
+            free = self._pages.take(self._pages.free) or ()
+        try:
+            self._overwrite(free)
+        finally:
+            with self._lock:
+                self._pages.give(free)
 
     def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:
         """Which of these are here."""
@@ -205,7 +227,7 @@ class HostTier:
         with self._lock:
             entry.readers -= 1
             if entry.dead and not entry.readers:
-                self._pages.give(entry.runs)
+                self._give(entry)
 
     def _quarantine(self, key: bytes, entry: _Entry) -> None:
         self._count(corrupt=1)
@@ -216,7 +238,24 @@ class HostTier:
     def _bury(self, entry: _Entry) -> None:
         entry.dead = True
         if not entry.readers:
-            self._pages.give(entry.runs)
+            self._give(entry)
+
+    def _give(self, entry: _Entry) -> None:
+        if entry.erased:
+            self._overwrite(entry.runs)
+        self._pages.give(entry.runs)
+
+    def _overwrite(self, runs: Sequence[Run], *, after: int = 0) -> None:
+        """Zeros into these pages, from byte `after` of them all on."""
+        page, passed = self._page, 0
+        for run in runs:
+            size = run.count * page
+            start = run.start * page + min(size, max(0, after - passed))
+            end = run.start * page + size
+            if start < end:
+                first = ctypes.c_char.from_buffer(self._arena, start)
+                ctypes.memset(ctypes.addressof(first), 0, end - start)
+            passed += size
 
     def _count(self, *, reads: int = 0, writes: int = 0, corrupt: int = 0) -> None:
         usage = self._usage

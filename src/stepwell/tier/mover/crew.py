@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from stepwell.base.hierarchy import Failure, LookupChunks, TierName
+from stepwell.base.hierarchy import EraseChunks, Failure, LookupChunks, TierName
 from stepwell.tier.contract import KEY_BYTES
 from stepwell.tier.mover.config import Access
 from stepwell.tier.mover.desk import Desk
@@ -94,7 +94,8 @@ class Crew:
                 self._desk.end(job, Outcome(failure=Failure.DEADLINE))
                 continue
             job.began = now if job.began is None else job.began
-            copies = lane.access is Access.DIRECT and not isinstance(job.order, LookupChunks)
+            moves = not isinstance(job.order, LookupChunks | EraseChunks)
+            copies = lane.access is Access.DIRECT and moves
             job.state = JobState.CLAIMED if copies else JobState.RUNNING
             begun.append(job)
         worker.jobs = tuple(begun)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepwell.base.hierarchy import (
+    EraseChunks,
     Failure,
     LoadChunk,
     LookupChunks,
@@ -18,7 +19,7 @@ from stepwell.base.hierarchy import (
 )
 from stepwell.tier.contract import Buffer
 
-Tracked = LookupChunks | LoadChunk | StoreChunk | MoveChunk
+Tracked = LookupChunks | LoadChunk | StoreChunk | MoveChunk | EraseChunks
 
 
 class JobState(enum.Enum):
@@ -60,7 +61,8 @@ class Job:
     @property
     def size(self) -> int:
         """Bytes that it counts in the backlog."""
-        return 0 if isinstance(self.order, LookupChunks) else self.order.size
+        order = self.order
+        return 0 if isinstance(order, LookupChunks | EraseChunks) else order.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,7 @@ def report(job: Job, outcome: Outcome, *, now: float) -> LookupReport | Transfer
         now=now,
         seconds=taken,
         queued=now - job.submitted - taken,
-        size=job.order.size if outcome.size is None else outcome.size,
+        size=job.size if outcome.size is None else outcome.size,
         failure=outcome.failure,
         kept_exact=job.kept_exact,
     )

@@ -12,7 +12,14 @@ import threading
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from stepwell.base.hierarchy import Failure, LoadChunk, LookupChunks, MoveChunk, TierName
+from stepwell.base.hierarchy import (
+    EraseChunks,
+    Failure,
+    LoadChunk,
+    LookupChunks,
+    MoveChunk,
+    TierName,
+)
 from stepwell.tier.breaker import Breaker
 from stepwell.tier.contract import Buffer, Tier
 from stepwell.tier.mover.config import Access, LaneConfig, LaneUsage
@@ -124,7 +131,9 @@ class Lane:
             heapq.heappush(self._loads, (job.order.deadline, self._sequence, job))
         else:
             order = job.order
-            if (order.target if isinstance(order, MoveChunk) else order.tier) == self.name:
+            if isinstance(order, EraseChunks):
+                pass
+            elif (order.target if isinstance(order, MoveChunk) else order.tier) == self.name:
                 self._evictions.pop(order.key, None)  # wanted again before it was gone
             self._stores.append(job)
         self.wakeup.notify()
@@ -219,7 +228,7 @@ class Lane:
                 self._stores.popleft()
                 continue
             assert not isinstance(job.order, LookupChunks)
-            if job.order.key in self._evicting:
+            if not isinstance(job.order, EraseChunks) and job.order.key in self._evicting:
                 return None
             return [self._stores.popleft()]
         return None

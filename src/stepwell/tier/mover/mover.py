@@ -28,9 +28,9 @@ from stepwell.tier.mover.transfer import Carrier
 class Mover:
     """Carries out orders. submit, poll, wait, cancel and close are called by one thread only.
 
-    Every LookupChunks, LoadChunk, StoreChunk and MoveChunk gets exactly one report, and from its
-    report on its buffers are free. An order may be reported at any time after `submit`, including
-    within it; reports are fetched with `poll`.
+    Every order but EvictChunk gets exactly one report, and from its report on its buffers are free.
+    An order may be reported at any time after `submit`, including within it; reports are fetched
+    with `poll`.
     """
 
     def __init__(

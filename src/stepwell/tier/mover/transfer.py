@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from stepwell.base.hierarchy import (
+    EraseChunks,
     Failure,
     LoadChunk,
     LookupChunks,
@@ -65,6 +66,8 @@ class Carrier:
         try:
             if isinstance(order, LookupChunks):
                 self._look_up(lane, jobs[0], order)
+            elif isinstance(order, EraseChunks):
+                self._erase(lane, worker, jobs[0], order)
             elif isinstance(order, StoreChunk):
                 self._store(lane, worker, jobs[0], order)
             elif isinstance(order, MoveChunk):
@@ -80,6 +83,11 @@ class Carrier:
     def _look_up(self, lane: Lane, job: Job, order: LookupChunks) -> None:
         found = lane.tier.contains(order.keys)
         self._desk.finish(job, Outcome(found=found))
+
+    def _erase(self, lane: Lane, worker: Worker, job: Job, order: EraseChunks) -> None:
+        lane.tier.erase(order.keys, also=order.also)
+        worker.scratch[:] = bytes(len(worker.scratch))
+        self._desk.finish(job, Outcome())
 
     def _load_direct(self, lane: Lane, job: Job, order: LoadChunk) -> None:
         form = self._forms[lane.name]

@@ -23,6 +23,7 @@ from stepwell.codec.buffers import flat_views, total_bytes
 from stepwell.tier.contract import (
     KEY_BYTES,
     Buffer,
+    Doomed,
     ReadOutcome,
     StoredChunk,
     TierUsage,
@@ -41,6 +42,7 @@ from stepwell.tier.remote.wire import Replies, ServerError, pack, pack_gathered,
 
 _Answer = TypeVar("_Answer")
 _DELETE_AT_ONCE = 512
+_META_BYTES = 256  # as much of a meta as is looked at
 
 
 class RemoteTier:
@@ -123,6 +125,20 @@ class RemoteTier:
             for start in range(0, len(names), _DELETE_AT_ONCE):
                 self._client.unlink(*names[start : start + _DELETE_AT_ONCE])
 
+    def erase(self, keys: Iterable[bytes], *, also: Doomed | None = None) -> None:
+        """Unlink these, for everybody; with `also`, walk over all that has our prefix. What the
+        server has written to disk (RDB, AOF) is its own configuration's affair."""
+        doomed = list(keys)
+        if also is not None:
+            with self._errors():
+                names = list(
+                    self._client.scan_iter(match=self._prefix + b"*", count=_DELETE_AT_ONCE)
+                )
+            found = [bytes.fromhex(name[len(self._prefix) :].decode()) for name in names]
+            metas = self._metas(found)
+            doomed += [key for key, meta in zip(found, metas, strict=True) if also(key, meta)]
+        self.delete(doomed)
+
     def contains(self, keys: Sequence[bytes]) -> frozenset[bytes]:
         """Which of these the server has, in one exchange."""
         if not keys:
@@ -174,6 +190,22 @@ class RemoteTier:
         with self._errors():
             old = self._client.getrange(self._name(key), offset, offset)
             self._client.setrange(self._name(key), offset, bytes([old[0] ^ 1]))
+
+    def _metas(self, keys: Sequence[bytes]) -> list[bytes]:
+        """What each was written with; empty where nothing can be read."""
+        starts: list[bytes] = []
+        with self._errors():
+            for at in range(0, len(keys), _DELETE_AT_ONCE):
+                pipeline = self._client.pipeline(transaction=False)
+                for key in keys[at : at + _DELETE_AT_ONCE]:
+                    pipeline.getrange(self._name(key), 0, HEADER_BYTES + _META_BYTES - 1)
+                starts += pipeline.execute()
+        headers = [parse_header(memoryview(start)[:HEADER_BYTES]) for start in starts]
+        return [
+            b"" if isinstance(header, FrameFault)
+            else bytes(start[HEADER_BYTES : HEADER_BYTES + header.meta_size])
+            for start, header in zip(starts, headers, strict=True)
+        ]  # fmt: skip
 
     def _header(self, key: bytes) -> FrameHeader | None:
         with self._errors():
