@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from house.loop import CHECKPOINT, RUNS
 from house.model import Shape, hf_config
 from house.tasks import special_id
 from house.tokenizer import BOS, END, EOS, PAD
@@ -55,8 +56,7 @@ def export(checkpoint: Path, folder: Path) -> None:
 def main() -> None:
     """Export the run's last checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent.parent / "runs" / "house" / "checkpoint.pt"
-    parser.add_argument("--checkpoint", type=Path, default=default)
+    parser.add_argument("--checkpoint", type=Path, default=RUNS / "house" / CHECKPOINT)
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER)
     arguments = parser.parse_args()
     export(arguments.checkpoint, arguments.folder)

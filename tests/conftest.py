@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hypothesis import settings
 
@@ -15,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The models of the tests are tiny: a second thread only waits. Kernel tests ask for two themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Machine code of kernels is the same for all: a test with a cache folder of its own compiles none.
+_CACHE = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(_CACHE) / "stepwell" / "numba"))
 
 # The same examples every time, so that a red run means a change; `make test-full` draws new ones.
 settings.register_profile("same", derandomize=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.base.errors import ContextLengthExceeded, EngineStopped, QueueFull, StepFailed
+from stepwell.base.prefix import Erased, Erasure, PinState, PrefixPin
 from stepwell.base.request import (
     Delta,
     EngineStats,
@@ -105,6 +106,8 @@ class FakeEngine:
         self.crash_at = crash_at
         self.finals: Counter[str] = Counter()
         self.submitted: list[GenerationRequest] = []
+        self.pins: dict[str, PrefixPin] = {}
+        self.erasures: list[Erasure] = []
         self._burst = burst
         self._step_seconds = step_seconds
         self._max_waiting = max_waiting
@@ -149,6 +152,18 @@ class FakeEngine:
 
     def account(self):
         return None
+
+    def pin_prefix(self, pin):
+        self.pins[pin.name] = pin
+        size = len(pin.token_ids)
+        return PinState(tokens=size, kept=size, on_device=size, in_tiers=0, bytes=size)
+
+    def unpin_prefix(self, name):
+        self.pins.pop(name, None)
+
+    def forget(self, erasure):
+        self.erasures.append(erasure)
+        return Erased(blocks=1, chunks=0, live=0)
 
     def stats(self):
         with self._lock:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -12,6 +17,14 @@ import httpx
 from stepwell.base.config import load_config
 from stepwell.server.app import App
 from stepwell.server.lifecycle import Listener, Server, check_settings
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Of use where nothing can be waited for; `seconds` are for a busy machine."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
 
 
 @dataclass
@@ -43,6 +56,23 @@ class Running:
         with httpx.Client(trust_env=False) as client:
             return client.get(self.root + path, timeout=30, **options)
 
+    def abandon(
+        self,
+        path: str,
+        body: Any,
+        *,
+        when: Callable[[], Any],
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Send a request, and hang up without reading a reply once `when()` is true."""
+        host, port = self.root.removeprefix("http://").split(":")
+        content = json.dumps(body).encode()
+        lines = [f"POST {path} HTTP/1.1", "host: localhost", f"content-length: {len(content)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall("\r\n".join([*lines, "", ""]).encode() + content)
+            wait_until(when)
+
     def leave(self) -> None:
         self.loop.call_soon_threadsafe(self.server.leave)
 
@@ -54,8 +84,11 @@ class Running:
 
 
 def start_server(engine: Any, *, recorder: Any = None, **settings: Any) -> Running:
-    """Serve `engine`; settings are those of [server], plus max_waiting of [scheduler]."""
+    """Serve `engine`; settings are those of [server], plus max_waiting of [scheduler] and, as
+    `knowledge={...}`, those of [knowledge]."""
     overrides: dict[str, Any] = {"server.port": 0, "server.shutdown_grace": 5.0}
+    for name, value in settings.pop("knowledge", {}).items():
+        overrides[f"knowledge.{name}"] = value
     for name, value in settings.items():
         section = "scheduler" if name in ("max_waiting", "max_sequences") else "server"
         overrides[f"{section}.{name}"] = value

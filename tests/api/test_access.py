@@ -44,6 +44,17 @@ def test_without_keys_loopback_names_are_fine(serve, host):
     assert serve().get("/v1/models", headers={"host": host}).status_code == 200
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1.evil:80"])
+def test_without_keys_nothing_is_taken_from_pages_of_other_sites(serve, origin):
+    reply = serve().post("/v1/completions", {"prompt": "a"}, headers={"origin": origin})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "untrusted_host")
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:80"])
+def test_without_keys_pages_of_this_machine_are_fine(serve, origin):
+    assert serve().get("/v1/models", headers={"origin": origin}).status_code == 200
+
+
 def test_with_keys_any_name_is_fine(serve):
     headers = {"host": "models.example", "authorization": "Bearer secret-ada"}
     assert serve(**KEYS).get("/v1/models", headers=headers).status_code == 200

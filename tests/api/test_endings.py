@@ -13,15 +13,9 @@ import openai
 import pytest
 
 from tests.api.fake_engine import FakeEngine
+from tests.api.running import wait_until
 
 LONG = {"prompt": "hi", "max_tokens": 400}
-
-
-def wait_until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
 
 
 def events(text):
@@ -29,21 +23,22 @@ def events(text):
 
 
 def test_client_leaves_a_stream(serve):
-    running = serve(FakeEngine(step_seconds=0.01))
+    running = serve(FakeEngine(step_seconds=0.1))
     client = running.openai()
     stream = client.completions.create(model="fake", stream=True, **LONG)
     next(iter(stream))
     assert running.engine.stats().blocks_used > 0
     stream.close()
-    wait_until(lambda: running.engine.stats().blocks_used == 0, seconds=3)
+    wait_until(lambda: running.engine.stats().blocks_used == 0)
     assert running.engine.finals == {"abort": 1}
 
 
 def test_client_leaves_while_waiting_for_a_whole_reply(serve):
-    running = serve(FakeEngine(step_seconds=0.01))
-    with pytest.raises(openai.APITimeoutError):
-        running.openai(timeout=0.3).completions.create(model="fake", n=3, **LONG)
-    wait_until(lambda: running.engine.stats().blocks_used == 0, seconds=3)
+    running = serve(FakeEngine(freeze=True))
+    running.abandon(
+        "/v1/completions", LONG | {"n": 3}, when=lambda: running.engine.stats().running == 3
+    )
+    wait_until(lambda: running.engine.stats().blocks_used == 0)
     assert running.engine.finals == {"abort": 3}
 
 
@@ -55,14 +50,13 @@ def test_client_leaves_before_the_engine_took_the_request(serve):
 
     def slow_submit(request):
         taken.set()
-        release.wait(10)
+        release.wait(100)
         original(request)
 
     engine.submit = slow_submit
     running = serve(engine)
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(running.url + "/completions", json=LONG, timeout=0.3, trust_env=False)
-    assert taken.is_set()
+    running.abandon("/v1/completions", LONG, when=taken.is_set)
+    time.sleep(0.2)  # in which the server notices
     release.set()
     wait_until(lambda: engine.finals == {"abort": 1})
     assert engine.stats().blocks_used == 0
@@ -77,7 +71,7 @@ def test_time_limit_before_the_first_token(serve, stream):
 
 
 def test_time_limit_inside_a_stream(serve):
-    running = serve(FakeEngine(step_seconds=0.05), request_timeout=0.5)
+    running = serve(FakeEngine(step_seconds=0.05), request_timeout=2.0)
     reply = running.post("/v1/completions", LONG | {"stream": True})
     assert reply.status_code == 200
     *chunks, error, done = events(reply.text)
@@ -127,8 +121,8 @@ def test_slow_reader_gets_merged_chunks_and_all_text(serve):
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body) + body
     )
-    wait_until(lambda: running.engine.finals["length"] == 40, seconds=30)
-    connection.settimeout(20)
+    wait_until(lambda: running.engine.finals["length"] == 40)
+    connection.settimeout(60)
     data = b""
     while part := connection.recv(1 << 16):
         data += part
@@ -156,8 +150,8 @@ def test_reader_that_never_reads_is_cut_off(serve):
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body) + body.encode()
     )
-    wait_until(lambda: sum(running.engine.finals.values()) == 60, seconds=20)
-    wait_until(lambda: running.app._in_flight == 0, seconds=10)
+    wait_until(lambda: sum(running.engine.finals.values()) == 60)
+    wait_until(lambda: running.app._in_flight == 0)
     connection.close()
 
 
@@ -169,7 +163,7 @@ def test_each_request_gets_one_reply_under_a_mixed_load(serve):
         kind = number % 4
         body = {"prompt": "x" * 900 if kind == 0 else "x", "max_tokens": 40, "stream": kind == 2}
         try:
-            with httpx.Client(trust_env=False, timeout=0.03 if kind == 3 else 20) as client:
+            with httpx.Client(trust_env=False, timeout=0.03 if kind == 3 else 60) as client:
                 reply = client.post(running.url + "/completions", json=body)
         except httpx.TimeoutException:
             return "left"
@@ -188,7 +182,7 @@ def test_each_request_gets_one_reply_under_a_mixed_load(serve):
 
 
 def test_graceful_stop_lets_running_requests_finish(serve):
-    running = serve(FakeEngine(step_seconds=0.01), shutdown_grace=10.0)
+    running = serve(FakeEngine(freeze=True), shutdown_grace=60.0)
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(running.post, "/v1/completions", {"prompt": "a", "max_tokens": 60})
         streamed = pool.submit(
@@ -196,9 +190,10 @@ def test_graceful_stop_lets_running_requests_finish(serve):
         )
         wait_until(lambda: running.engine.stats().running == 2)
         running.leave()
+        running.engine.freeze = False
         assert whole.result().json()["choices"][0]["finish_reason"] == "length"
         assert '"finish_reason":"length"' in streamed.result().text
-    running.thread.join(10)
+    running.thread.join(60)
     assert not running.thread.is_alive()
     with pytest.raises(httpx.ConnectError):
         running.get("/health")
@@ -216,12 +211,10 @@ def test_after_the_grace_the_rest_ends_with_an_error(serve):
 
 
 def test_a_second_signal_cuts_the_grace_short(serve):
-    running = serve(FakeEngine(freeze=True), shutdown_grace=30.0)
+    running = serve(FakeEngine(freeze=True), shutdown_grace=3600.0)
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(running.post, "/v1/completions", LONG)
         wait_until(lambda: running.engine.stats().running == 1)
-        started = time.monotonic()
         running.leave()
         running.leave()
         assert reply.result().status_code == 503
-    assert time.monotonic() - started < 10

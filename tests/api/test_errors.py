@@ -12,6 +12,7 @@ import pytest
 
 from stepwell.base import errors as base_errors
 from stepwell.base.errors import StepwellError
+from stepwell.knowledge import errors as knowledge_errors
 from stepwell.server import errors as server_errors
 from stepwell.server.errors import HTTP_STATUS, error_body
 from tests.api.fake_engine import FakeEngine
@@ -44,6 +45,11 @@ def test_every_code_has_a_status_and_is_used_once():
         c
         for c in vars(server_errors).values()
         if inspect.isclass(c) and issubclass(c, StepwellError) and "code" in vars(c)
+    ]
+    own += [
+        c
+        for c in vars(knowledge_errors).values()
+        if inspect.isclass(c) and issubclass(c, knowledge_errors.KnowledgeError)
     ]
     known = {c.code: c for c in [*classes(), *own]}
     assert set(known) == set(HTTP_STATUS)
@@ -235,7 +241,7 @@ def test_a_job_is_queued_whole_or_not_at_all(serve):
     running = serve(FakeEngine(max_waiting=2, freeze=True))
     reply = running.post("/v1/completions", {"prompt": ["a", "b", "c"], "max_tokens": 3})
     assert reply.status_code == 429
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while running.engine.stats().running and time.monotonic() < deadline:
         time.sleep(0.01)
     assert running.engine.stats().running == 0

@@ -29,7 +29,7 @@ def stats(house):
     return house.engine.stats()
 
 
-def wait_until_free(house, seconds=10.0):
+def wait_until_free(house, seconds=60.0):
     deadline = time.monotonic() + seconds
     while stats(house).blocks_used or stats(house).running:
         assert time.monotonic() < deadline, stats(house)
@@ -86,15 +86,18 @@ def test_tenants_share_no_blocks(ada, bob):
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_frees_the_memory(house, ada, stream):
     aborted = stats(house).finished.get("abort", 0)
-    fields = {"max_tokens": 3000, "extra_body": {"ignore_eos": True}, "stream": stream}
     if stream:
+        fields = {"max_tokens": 3000, "extra_body": {"ignore_eos": True}, "stream": True}
         reply = complete(ada, DOCUMENT, **fields)
         next(iter(reply))
         assert stats(house).blocks_used > 0
         reply.close()
     else:
-        with pytest.raises(openai.APITimeoutError):
-            complete(house.openai("key-ada", timeout=0.5), DOCUMENT, **fields)
+        body = {"prompt": DOCUMENT, "max_tokens": 3000, "ignore_eos": True}
+        headers = {"authorization": "Bearer key-ada"}
+        house.abandon(
+            "/v1/completions", body, headers=headers, when=lambda: stats(house).blocks_used
+        )
     wait_until_free(house)
     assert stats(house).finished["abort"] == aborted + 1
 
@@ -215,4 +218,5 @@ def test_the_account_of_memory_adds_up_to_the_process(house):
         pytest.skip("this system does not tell what a process holds")
     whole = next(x for x in lines if x.startswith("stepwell_memory_resident_bytes{"))
     assert sum(parts.values()) == float(whole.split()[-1])
-    assert parts["kv_pool"] == stats(house).memory.pool
+    # What the system holds for it: pages that no prompt has used yet are promised only.
+    assert 0 < parts["kv_pool"] <= stats(house).memory.pool

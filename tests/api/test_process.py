@@ -30,31 +30,42 @@ def process(*arguments):
             child.kill()
 
 
+def wait_until_running(url, count):
+    """Until so many sequences are in the batch."""
+    page = "vllm:num_requests_running{"
+    while True:
+        text = httpx.get(url.removesuffix("/v1") + "/metrics", timeout=60, trust_env=False).text
+        (line,) = (one for one in text.splitlines() if one.startswith(page))
+        if float(line.split()[-1]) >= count:
+            return
+        time.sleep(0.01)
+
+
 def post(url, **fields):
     body = {"prompt": "a", "max_tokens": 60} | fields
-    return httpx.post(url + "/completions", json=body, timeout=30, trust_env=False)
+    return httpx.post(url + "/completions", json=body, timeout=100, trust_env=False)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_requests_finish_and_ends_with_0(number):
-    with process("0.02", "20") as (child, url), ThreadPoolExecutor(2) as pool:
+    with process("0.05", "60") as (child, url), ThreadPoolExecutor(2) as pool:
         whole = pool.submit(post, url)
         streamed = pool.submit(post, url, stream=True)
-        time.sleep(0.5)
+        wait_until_running(url, 2)
         child.send_signal(number)
         assert whole.result().json()["choices"][0]["finish_reason"] == "length"
         assert streamed.result().text.endswith("data: [DONE]\n\n")
-        assert child.wait(timeout=20) == 0
+        assert child.wait(timeout=60) == 0
         assert "Traceback" not in child.stderr.read()
 
 
 def test_after_the_grace_replies_are_errors_and_the_status_is_0():
     with process("0.02", "0.3", "freeze") as (child, url), ThreadPoolExecutor(1) as pool:
         reply = pool.submit(post, url)
-        time.sleep(0.5)
+        wait_until_running(url, 1)
         child.send_signal(signal.SIGTERM)
         assert reply.result().status_code == 503
-        assert child.wait(timeout=20) == 0
+        assert child.wait(timeout=60) == 0
 
 
 def test_an_idle_connection_does_not_hold_up_the_end():
@@ -62,7 +73,7 @@ def test_an_idle_connection_does_not_hold_up_the_end():
         with httpx.Client(trust_env=False) as client:
             assert client.get(url + "/models").status_code == 200
             child.send_signal(signal.SIGTERM)
-            assert child.wait(timeout=10) == 0
+            assert child.wait(timeout=60) == 0
 
 
 def test_a_busy_port_is_refused_before_the_model_loads():

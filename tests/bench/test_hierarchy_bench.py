@@ -19,6 +19,7 @@ from stepwell.evaluate.local_redis import binary  # noqa: E402
 from stepwell.evaluate.page_cache import drop_page_cache  # noqa: E402
 
 
+@pytest.mark.slow
 def test_every_figure_is_there(
     tiny_shape: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

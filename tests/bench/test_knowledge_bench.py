@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 
 from stepwell.evaluate.knowledge_arms import Arms
+from stepwell.evaluate.knowledge_events import attacker, drift, rollback
 from stepwell.evaluate.knowledge_facts import facts
-from stepwell.evaluate.knowledge_loop import Course, make_course, run_test
+from stepwell.evaluate.knowledge_loop import Course, Score, make_course, run_test
+from stepwell.evaluate.knowledge_outcome import STRETCH, Outcome, cost, curve, pooled
 from stepwell.evaluate.knowledge_questions import Question, questions
 from stepwell.evaluate.knowledge_reader import answer
 from stepwell.evaluate.knowledge_score import Judge
@@ -130,8 +132,53 @@ def test_what_fails_is_wrong_and_changes_nothing(course: Course, sql: str) -> No
 
 
 def test_the_loop_helps_and_neither_placebo_nor_attacker_matters(course: Course) -> None:
-    arms = Arms(course, seed=5, say=lambda text: None).honest()
-    assert arms["honest"]["trap_gain_points"] >= 40
-    assert all(figures["untouched_flips"] == 0 for figures in arms.values())
-    assert arms["placebo"]["gained"] == 0
-    assert arms["attacker"]["planted"] > 0 and arms["attacker"]["released"] == 0
+    arms = Arms(course, seed=5, say=lambda text: None)
+    found = {**arms.honest(), "attacker": attacker(arms)}
+    figures = {name: pooled([outcome]) for name, outcome in found.items()}
+    assert figures["honest"]["trap_gain_points"] >= 40
+    assert all(arm["untouched_flips"] == 0 for arm in figures.values())
+    assert figures["placebo"]["gained"] == 0
+    assert found["attacker"].more["planted"] > 0 and found["attacker"].more["released"] == 0
+
+
+def test_a_rollback_gives_back_the_bytes_of_then(course: Course) -> None:
+    more = rollback(Arms(course, seed=5, say=lambda text: None)).more
+    assert more["differ_between"] > 0  # else the rest would say nothing
+    assert more["differ_after_rollback"] == more["differ_after_return"] == 0
+    assert more["answers_differ_after_rollback"] == 0 and more["rollback_s"] <= 1
+
+
+def test_an_arm_that_is_turned_round_loses_and_flips(course: Course) -> None:
+    arms = Arms(course, seed=5, say=lambda text: None)
+    oracle = arms.constant()["oracle"]
+    wrong = Score(tuple(not right for right in oracle.score.right), oracle.score.answers)
+    turned = replace(oracle, score=wrong)
+    assert pooled([oracle])["trap_gain_points"] == 100
+    figures = pooled([turned])
+    assert figures["trap_gain_points"] == 0
+    assert figures["untouched_flips"] == figures["untouched_questions"] > 0
+    assert cost([oracle], [turned])["lost_to_honest_points"] == 100
+
+
+def test_a_curve_counts_trap_questions_by_stretches(course: Course) -> None:
+    asked = course.stream[: STRETCH + 1]
+    none = arms_none(course)
+    outcome = Outcome(course.test, none, none, asked, (True,) * STRETCH + (False,))
+    first, last = curve([outcome])
+    assert first == 1.0 and last in (0.0, None)
+
+
+def arms_none(course: Course) -> Score:
+    return run_test(course, lambda question, text: ())
+
+
+@pytest.mark.slow
+def test_a_drift_is_noticed_where_it_is_told() -> None:
+    small = make_course(make_worlds(count=3, seed=5), seed=5, requests=60)
+    try:
+        arms = Arms(small, seed=5, say=lambda text: None)
+        told, untold = drift(arms, told=True).more, drift(arms, told=False).more
+    finally:
+        small.judge.close()
+    assert told["entries_marked"] > 0 and untold["entries_marked"] is None
+    assert told["queries_that_fail"] == 0 < untold["queries_that_fail"]

@@ -118,6 +118,28 @@ def test_rounds_can_be_added_to_the_same_measurements_only(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("fakes")
+def test_each_part_of_a_round_is_kept_and_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
+    options = SpeedOptions(
+        model=str(tmp_path), parts=TIMED, rounds=2, workdir=tmp_path, variants=(PLAIN,)
+    )
+    kept: list[dict[str, Any]] = []
+
+    def keep(result: dict[str, Any]) -> None:
+        kept.append(json.loads(json.dumps(result)))
+        if len(kept) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        speed_bench.run_speed_bench(
+            options, on_section=lambda _: None, say=lambda _: None, keep=keep
+        )
+    assert [len(result["samples"]) for result in kept] == [1, 2, 3, 4]
+    assert kept[-1]["summary"]["batch32_tps_bf16"] == pytest.approx(250)
+    whole, _ = run(tmp_path, variants=(PLAIN,), rounds=1, earlier=kept[-1])
+    assert len(whole["samples"]) == 7
+
+
+@pytest.mark.usefixtures("fakes")
 def test_a_plan_leaves_out_what_it_has_no_time_for(tmp_path: Path) -> None:
     sizes = Sizes(lengths=0.0)
     plenty, _ = run(tmp_path, variants=(PLAIN,), sizes=sizes, rounds=1, seconds=1e9)

@@ -33,6 +33,7 @@ def leaking():
     running.stop()
 
 
+@pytest.mark.slow
 def test_a_container_that_grows_in_the_server_is_named(leaking, monkeypatch) -> None:
     monkeypatch.setattr("stepwell.doctor.leaks.watch.INSIDE_EVERY", 0.0)
     body = {"prompt": "x", "max_tokens": 2}

@@ -12,7 +12,7 @@ pytest.importorskip("uvicorn")
 
 from tests.doctor import campaign
 
-QUICK = ("healthy, with a host tier", "pool too small", "idle sessions without a tier")
+QUICK = ("healthy, with a host tier", "pool too small")
 
 
 def marked(planted: campaign.Planted):

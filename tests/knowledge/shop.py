@@ -32,13 +32,13 @@ BOB = Session(id="s2", scope=Scope(user="bob"))
 
 
 class Clock:
-    """A second later at every look."""
+    """A second later at every look, unless it stands still."""
 
-    def __init__(self) -> None:
-        self.now = 1_790_000_000.0
+    def __init__(self, *, still: bool = False) -> None:
+        self.now, self.step = 1_790_000_000.0, 0.0 if still else 1.0
 
     def __call__(self) -> float:
-        self.now += 1.0
+        self.now += self.step
         return self.now
 
 

@@ -10,11 +10,15 @@ from stepwell.knowledge.entities import Entities, parts
 from stepwell.knowledge.words import words
 
 TRIGGERS = {
-    1: ["orders.status"],
-    2: ["active customers"],
-    3: ["refunds"],
-    4: ["orders + cancelled"],
+    "1": ["orders.status"],
+    "2": ["active customers"],
+    "3": ["refunds"],
+    "4": ["orders + cancelled"],
 }
+
+
+def no_other(word: str) -> bool:
+    return False
 
 
 @pytest.fixture
@@ -28,27 +32,25 @@ def entities() -> Entities:
 @pytest.mark.parametrize(
     ("text", "keys"),
     [
-        ("What is the status of our orders?", {1}),
+        ("What is the status of our orders?", {"1"}),
         ("status of the customers", set()),
-        ("How many ACTIVE customers", {2}),
+        ("How many ACTIVE customers", {"2"}),
         ("customers who are active", set()),
-        ("refund per month", {3}),
-        ("refnuds per month", {3}),
+        ("refund per month", {"3"}),
+        ("refnuds per month", {"3"}),
         ("refuse per month", set()),
-        ("Which orders were canceled", {4}),
+        ("Which orders were canceled", {"4"}),
         ("inactive customers", set()),
         ("the state of orders", set()),
         ("", set()),
     ],
 )
-def test_what_fires(entities: Entities, text: str, keys: set[int]) -> None:
-    assert set(entities.named(text)) == keys
+def test_what_fires(entities: Entities, text: str, keys: set[str]) -> None:
+    assert set(entities.named(text, no_other)) == keys
 
 
-def test_removed_triggers_are_silent(entities: Entities) -> None:
-    entities.remove(3, ["refunds"], ["refund", "state"])
-    assert not entities.named("refunds")
-    assert not Entities().named("refunds")
+def test_nothing_is_named_by_nothing() -> None:
+    assert not Entities().named("refunds", no_other)
 
 
 WORD = st.sampled_from(["order", "state", "net", "sale", "customer", "cost", "active", "x"])
@@ -61,10 +63,10 @@ WORD = st.sampled_from(["order", "state", "net", "sale", "customer", "cost", "ac
 def test_phrases_agree_with_a_plain_search(triggers: list[str], asked: list[str]) -> None:
     found = Entities()
     for key, trigger in enumerate(triggers):
-        found.add(key, [trigger], trigger.split() + asked)
+        found.add(str(key), [trigger], trigger.split() + asked)
     text = f" {' '.join(words(' '.join(asked)))} "
-    plain = {key for key, t in enumerate(triggers) if f" {' '.join(words(t))} " in text}
-    assert set(found.named(" ".join(asked))) == plain
+    plain = {str(key) for key, t in enumerate(triggers) if f" {' '.join(words(t))} " in text}
+    assert set(found.named(" ".join(asked), no_other)) == plain
 
 
 def test_parts_of_a_trigger() -> None:

@@ -90,7 +90,7 @@ def test_what_was_made_from_it_is_named(tmp_path: Path) -> None:
     with shop(tmp_path) as base:
         name = fill(base)
         (child,) = learn(base, Document(title="sum", text="of others"), parents=[name])
-        assert base.erase(name, by="dpo", history=History.ERASE) == (child,)
+        assert base.erase(name, by="dpo", history=History.ERASE).derived == (child,)
 
 
 def test_vectors_go_too(tmp_path: Path) -> None:

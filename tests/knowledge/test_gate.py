@@ -63,12 +63,25 @@ def test_the_same_twice_is_more_evidence(tmp_path: Path) -> None:
     with shop(tmp_path) as base:
         first = base.capture(OPEN_ORDERS, by="ann", evidence=Evidence.EXECUTED)
         shouted = Template(question="HOW MANY open orders  are there", sql=OPEN_ORDERS.sql + " ;")
-        again = base.capture(shouted, by="bob", evidence=Evidence.USER_CONFIRMED)
+        theirs = base.capture(shouted, by="bob", evidence=Evidence.EXECUTED)
+        assert theirs.outcome is Outcome.NEW and theirs.same == (first.id,)
+        again = base.capture(OPEN_ORDERS, by="bob", evidence=Evidence.USER_CONFIRMED)
         assert again.outcome is Outcome.MERGED and again.id == first.id
         assert base.evidence(first.id) == (
             (Evidence.EXECUTED, "ann"),
             (Evidence.USER_CONFIRMED, "bob"),
         )
+        other_value = Template(question=OPEN_ORDERS.question, sql=OPEN_ORDERS.sql.upper())
+        made = base.capture(other_value, by="eve", evidence=Evidence.EXECUTED)
+        assert set(made.contradicts) == {first.id, theirs.id}, "'OPEN' is not 'open'"
+        for name in (first.id, theirs.id):
+            base.confirm(name, by="bob")
+        base.confirm(first.id, by="ann")
+        assert base.plan(by="eve").held == {theirs.id: f"says the same as {first.id}"}
+        base.release(by="eve")
+        assert base.entry(theirs.id).status is Status.RETIRED
+        again = base.capture(shouted, by="zoe", evidence=Evidence.EXECUTED)
+        assert again.outcome is Outcome.MERGED and again.id == first.id
 
 
 def test_contradictions_are_shown_and_not_released(tmp_path: Path) -> None:
@@ -214,3 +227,45 @@ def test_rejected_is_gone_from_every_context(tmp_path: Path) -> None:
         base.reject(name, by="ann", reason="wrong")
         assert base.context(QUESTION, ANN).text == ""
         assert base.release(by="eve") == "r0001" and base.entry(name).status is Status.RETIRED
+
+
+def test_the_last_word_of_each_person_counts(tmp_path: Path) -> None:
+    with shop(tmp_path, confirmers=2) as base:
+        (name,) = learn(base, OPEN_ORDERS)
+        base.confirm(name, by="bob")
+        base.reject(name, by="zoe", reason="looks wrong")
+        assert base.context(QUESTION, ANN).ids == (name,), "zoe's word is not ann's"
+        assert base.plan(by="eve").held == {name: "confirmed by 2 of 2, rejected by 1"}
+        base.reject(name, by="ann", reason="a mistake of mine")
+        assert base.context(QUESTION, ANN).ids == () and base.context(QUESTION, BOB).ids == (name,)
+        base.reject(name, by="bob")
+        assert base.entry(name).status is Status.RETIRED
+        again = base.capture(OPEN_ORDERS, by="kim", evidence=Evidence.USER_CONFIRMED)
+        assert again.id == name and base.entry(name).status is Status.CANDIDATE
+        assert (Evidence.REJECTED, "zoe") in base.evidence(name), "its history is shown"
+        for person in ("kim", "ann", "bob"):
+            base.confirm(name, by=person)
+        assert base.plan(by="eve").added == (name,), "three against one, and two are needed"
+
+
+def test_what_is_released_gives_way_to_as_many(tmp_path: Path) -> None:
+    other = Metric(name="Active customers", expression="count(id)", table="customers")
+    with shop(tmp_path) as base:
+        old, _ = learn(base, ACTIVE, ORDERS)
+        base.confirm(old, by="bob")
+        base.release(by="eve")
+        (new,) = learn(base, other, by="zoe")
+        base.confirm(new, by="zoe", supersedes=[old])
+        assert base.plan(by="eve").held[new].startswith(f"replaces {old}")
+        base.confirm(new, by="kim")
+        assert base.plan(by="eve").removed == (old,)
+        assert base.plan(by="eve", retire=[old]).added == (new,)
+    with shop(tmp_path, tenant="two", confirmers=2) as base:
+        (table,) = learn(base, ORDERS)
+        base.confirm(table, by="bob")
+        base.release(by="eve")
+        (new,) = learn(base, STALE)
+        base.confirm(new, by="mallory", supersedes=[table])
+        assert base.plan(by="eve").held == {new: f"replaces {table}, say 1 of 2"}
+        question = "status of the orders"
+        assert table in base.context(question, ANN).ids, "mallory's word is not ann's"

@@ -14,7 +14,7 @@ from stepwell.knowledge.payload import (
     Template,
     make_payload,
 )
-from stepwell.knowledge.sql import fingerprint, is_query, tables_and_columns
+from stepwell.knowledge.sql import is_query, shape, tables_and_columns
 
 NOT_QUERIES = [
     "DROP TABLE orders",
@@ -41,10 +41,24 @@ def test_unions_and_ctes_are_queries() -> None:
     assert is_query("WITH x AS (SELECT 1 AS a) SELECT a FROM x")
 
 
-def test_a_fingerprint_ignores_literals_case_and_layout_only() -> None:
-    base = fingerprint("SELECT count(*) FROM orders WHERE state = 'open' LIMIT 3")
-    assert base == fingerprint("select COUNT(*)\nfrom orders where state='paid' limit 10")
-    assert base != fingerprint("SELECT count(*) FROM orders WHERE status = 'open' LIMIT 3")
+def test_a_shape_ignores_literals_case_and_layout_only() -> None:
+    base = shape("SELECT count(*) FROM orders WHERE state = 'open' LIMIT 3")
+    assert base == shape("select COUNT(*)\nfrom orders where state='paid' limit 10")
+    assert base != shape("SELECT count(*) FROM orders WHERE status = 'open' LIMIT 3")
+
+
+def test_a_claim_ignores_only_the_values_that_the_question_names() -> None:
+    def claim(question: str, sql: str) -> str:
+        return Template(question=question, sql=sql).claim
+
+    base = claim("orders over 1,000 of 'Ulm'", "SELECT a FROM t WHERE b > 1000 AND c = 'ulm'")
+    assert base == claim('orders over 50 of "Bonn"', "select A from t where b > 50 and c = 'Bonn'")
+    assert base != claim(
+        "orders over 50 of 'Bonn'", "SELECT a FROM t WHERE b > 5000 AND c = 'Bonn'"
+    )
+    assert base != claim("orders over 50 of 'Bonn'", "SELECT a FROM t WHERE c > 50 AND b = 'Bonn'")
+    paid = "SELECT a FROM t WHERE state = 'paid'"
+    assert claim("paid orders", paid) != claim("paid orders", paid.replace("paid", "open"))
 
 
 def test_dependencies_of_a_query() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from stepwell.knowledge.entry import Status
 from stepwell.knowledge.errors import GateClosed, KnowledgeDamaged, ReleaseBlocked, UnknownRelease
 from stepwell.knowledge.harness import Case
 from stepwell.knowledge.payload import Gotcha, Metric, Schema, Template
-from stepwell.knowledge.policy import Scope, Session
+from stepwell.knowledge.policy import Evidence, Scope, Session
 from tests.knowledge.shop import ACTIVE, ALL, JOIN, OPEN_ORDERS, ORDERS, STALE, learn, shop
 
 QUESTIONS = ("status of open orders", "how many active customers", "refund policy", "weather")
@@ -78,6 +80,25 @@ def test_retiring_and_the_diff(tmp_path: Path) -> None:
         base.release(by="eve", retire=[one])
         assert base.entry(one).status is Status.RETIRED
         assert f'-id: "{one}"' in base.diff("r0001", "r0002")
+
+
+def test_what_was_known_before_any_schema_was_is_compared_with_the_first(tmp_path: Path) -> None:
+    with shop(tmp_path) as base:
+        (query,) = learn(base, OPEN_ORDERS)
+        made = base.capture(
+            ACTIVE, by="ann", evidence=Evidence.SEED, depends_on=["customers", "staff"]
+        )
+        first = {"orders": "a", "orders.state": "b", "customers": "c"}
+        assert base.outdated(first) == base.drift(first) == ()
+        base.confirm(made.id, by="ann")
+        assert base.drift({**first, "customers": "new"}) == (made.id,)
+        assert base.drift({"customers": "c"}) == (query,)
+        with pytest.raises(GateClosed, match=r"orders, orders\.state is gone"):
+            base.revalidate(query, by="ann")
+        changed = {**first, "orders.state": "new"}
+        assert base.drift(changed) == (query,)
+        base.revalidate(query, by="ann")
+        assert base.drift(changed) == () and base.drift(first) == (query,)
 
 
 def test_drift_takes_dependants_out_until_someone_vouches(tmp_path: Path) -> None:
@@ -158,6 +179,40 @@ def test_a_damaged_release_is_not_loaded(tmp_path: Path) -> None:
     pack.write_bytes(whole)
     with pytest.raises(KnowledgeDamaged):
         shop(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE events SET by = 'bob' WHERE number = 3",
+        "DELETE FROM events WHERE number = 2",
+        "UPDATE events SET number = number + 100 WHERE number = 1",
+    ],
+)
+def test_a_changed_event_is_seen(tmp_path: Path, change: str) -> None:
+    with shop(tmp_path) as base:
+        learn(base, *ALL)
+    with shop(tmp_path) as base:
+        assert len(base.events()) == 2 * len(ALL)
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop" / "records.sqlite")) as db, db:
+        db.execute(change)
+    with pytest.raises(KnowledgeDamaged, match="event"):
+        shop(tmp_path)
+
+
+def test_culprits_are_found_by_leaving_out(tmp_path: Path) -> None:
+    wrong = Template(question="How many open orders?", sql="SELECT 17")
+    with shop(tmp_path) as base:
+        learn(base, *ALL)
+        (bad,) = learn(base, wrong)
+        plan = base.plan(by="eve")
+        golden = [Case(id="open", question="how many open orders are there"), CASES[1]]
+
+        def right(case: Case, given: Context) -> bool:
+            return "SELECT 17" not in given.text
+
+        assert base.judge(plan, golden, right).failing == ("open",)
+        assert base.culprits(plan, golden, right) == {"open": (bad,)}
 
 
 def test_a_pack_is_cut_and_canonical(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from stepwell.knowledge.entry import Validity
 from stepwell.knowledge.payload import Document, Gotcha, Kind, Template
 from stepwell.knowledge.policy import Capture, Evidence, Pattern, Policy, Scope, Session
 from stepwell.knowledge.render import PREAMBLE, ids_in, render
-from stepwell.knowledge.retrieve import fuse
+from stepwell.knowledge.retrieve import fuse, merge
 from tests.knowledge.shop import ALL, ANN, OPEN_ORDERS, REFUNDS, STALE, Clock, learn, shop
 
 NOBODY = Scope()
@@ -141,3 +141,25 @@ def test_rendered_text_has_no_dates_people_or_counters(tmp_path: Path) -> None:
         for _ in range(2):
             text = base.context("status of open orders, refund policy", Session(id="1")).text
             assert "ann-of" not in text and "2026" not in text and "confirmed" not in text
+
+
+def test_what_cannot_be_named_is_no_worse_for_it() -> None:
+    assert merge(["query", "table"], ["table"]) == ["query", "table"]
+    assert merge(["query", "a", "table"], ["table"]) == ["query", "table", "a"]
+    assert merge([], ["x", "y"]) == ["x", "y"] and merge(["x", "y"], []) == ["x", "y"]
+    assert merge(["x"], ["hidden", "x"]) == ["x", "hidden"]
+
+
+def test_words_are_compared_by_their_stems(tmp_path: Path) -> None:
+    """`cancelling` and `cancelled` share a stem and no plural."""
+    asked = ("Which riders cancelled?", "Who repaired bicycles?")
+    policy = Policy(capture=Capture.QUARANTINE)
+    with Knowledge.open(tmp_path, tenant="t", policy=policy) as base:
+        for text in asked:
+            payload = Template(question=text, sql=f"SELECT '{text}'")
+            made = base.capture(payload, by="ann", evidence=Evidence.USER_CONFIRMED)
+            base.confirm(made.id, by="ann")
+        found = base.search("cancelling people in some big bus", Scope(user="ann"))
+    assert [item.entry.payload for item in found] == [
+        Template(question=asked[0], sql=f"SELECT '{asked[0]}'")
+    ]

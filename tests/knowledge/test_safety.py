@@ -8,6 +8,7 @@ from stepwell.knowledge.entry import ALWAYS, Entry, Provenance, Source, new_entr
 from stepwell.knowledge.errors import UnsafeEntry
 from stepwell.knowledge.payload import Document, Payload, Template
 from stepwell.knowledge.safety import lint
+from stepwell.knowledge.sql import is_expression
 
 
 def entry(payload: Payload, *triggers: str) -> Entry:
@@ -91,3 +92,35 @@ def test_triggers_that_fire_on_everything() -> None:
 def test_calls_that_reach_out(call: str) -> None:
     with pytest.raises(UnsafeEntry):
         lint(entry(Template(question="q", sql=f"SELECT {call}")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "COUNT(*)",
+        "COUNT(*) FILTER (WHERE active = 1)",
+        "SUM(a) / 100.0",
+        "MEDIAN(done - came_in)",
+        "(SELECT MAX(a) FROM t)",
+    ],
+)
+def test_what_a_metric_may_be(text: str) -> None:
+    assert is_expression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1); DROP TABLE orders; --",
+        "COUNT(*) FROM orders",
+        "COUNT(*) FROM orders; DELETE FROM orders",
+        "1 UNION SELECT 2",
+        "1, 2",
+        "1 WHERE 1 = 1",
+        "__import__('os').system('id')",
+        "",
+        "what is asked for, say",
+    ],
+)
+def test_what_a_metric_may_not_be(text: str) -> None:
+    assert not is_expression(text)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwell.knowledge.contents import Contents
 from stepwell.knowledge.entry import Dependency, Entry, Provenance, Source, Status, Trust, Validity
 from stepwell.knowledge.errors import InvalidEntry, KnowledgeDamaged, UnknownRelease
 from stepwell.knowledge.markdown import from_markdown, to_markdown
@@ -20,7 +21,7 @@ from stepwell.knowledge.payload import (
     Schema,
     Template,
 )
-from stepwell.knowledge.truth import Contents, Truth
+from stepwell.knowledge.truth import Truth
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=0, max_size=60) | st.sampled_from(
     ["```\n", "## id", "---", "\n\n", "a\rb", "- x", "````sql\n## y\n```"]

@@ -17,6 +17,7 @@ from stepwell.cli import options
 from stepwell.cli.bench_attention import attention
 from stepwell.cli.bench_codec import codec
 from stepwell.cli.bench_hierarchy import hierarchy
+from stepwell.cli.bench_knowledge import knowledge
 from stepwell.cli.bench_plan import plan
 from stepwell.cli.bench_result import show_section, words
 from stepwell.cli.bench_speed import speed
@@ -56,6 +57,7 @@ app.command()(attention)
 app.command()(speed)
 app.command()(streaming)
 app.command()(plan)
+app.command()(knowledge)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -85,12 +85,17 @@ def speed(
     )
     earlier = earlier_result(out) if add else None
     show = (lambda section: None) if as_json else show_section
+
+    def keep(result: dict[str, Any]) -> dict[str, Any]:
+        document = result_document(result, model=model, quick=quick)
+        if earlier is not None:
+            document["command"] = f"{earlier['command']} && {document['command']}"
+        write_document(document, out)
+        return document
+
     with moving_line() as say:
-        result = run_speed_bench(options, on_section=show, say=say, earlier=earlier)
-    document = result_document(result, model=model, quick=quick)
-    if earlier is not None:
-        document["command"] = f"{earlier['command']} && {document['command']}"
-    write_document(document, out)
+        result = run_speed_bench(options, on_section=show, say=say, earlier=earlier, keep=keep)
+    document = keep(result)
     for name, reason in result["missing"].items():
         note(f"{name}: left out: {reason}")
     print(json.dumps(document if as_json else result["summary"], ensure_ascii=False))

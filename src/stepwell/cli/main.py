@@ -23,6 +23,7 @@ VERBS = (
     "bench",
     "simulate",
     "cache",
+    "kb",
     "calibrate",
     "evaluate",
     "config",

@@ -51,7 +51,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.")] = None,
     name: Annotated[str | None, typer.Option(help="Model name in the API.")] = None,
     api_keys_file: Annotated[
-        str | None, typer.Option(help="File with one `tenant:key workload=CLASS` a line.")
+        str | None, typer.Option(help="File with one `tenant:key user=NAME roles=ROLES` a line.")
     ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -135,6 +135,7 @@ def _serve(
     from stepwell.hardware.account import proportional_bytes
 
     engine = build_engine_loop(config, progress=note)
+    engine.touch_pool()
     if explain:
         account = engine.account()
         lines = account.decisions(proportional=proportional_bytes()) if account else ()

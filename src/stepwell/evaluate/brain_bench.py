@@ -13,7 +13,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepwell.base.hierarchy import EvictChunk, LookupChunks, TierName, TransferReport
+from stepwell.base.hierarchy import (
+    EraseChunks,
+    EvictChunk,
+    LookupChunks,
+    TierName,
+    TransferReport,
+)
 from stepwell.cache.hierarchy import Hierarchy
 from stepwell.cache.plan import ChainRequest
 from stepwell.cache.policy.registry import POLICIES
@@ -91,7 +97,7 @@ class _Clock:
         """All orders succeed at once."""
         while orders := self.brain.take_orders():
             for order in orders:
-                if isinstance(order, EvictChunk | LookupChunks):
+                if isinstance(order, EraseChunks | EvictChunk | LookupChunks):
                     continue
                 self.brain.report(
                     TransferReport(

@@ -58,6 +58,7 @@ def _child(settings: Mapping[str, Any]) -> dict[str, Any]:
     from stepwell.kernels.native import compile_log
 
     built = build_engine(load_config(overrides=dict(settings)))
+    built.pool.touch()
     account = built.account()
     if account is None:
         raise AccountFailed("this system does not tell what a process holds.", hint="")

@@ -1,89 +1,73 @@
-"""The arms of the protocol, each against no knowledge base on the same held-out test."""
+"""The arms of the protocol, each against no knowledge base on the same held-out test.
+
+none            no context at all               oracle     the facts of exactly this question
+static          written before, never learnt    placebo    as many tokens of other worlds
+honest          every confirmation is right     wrong_n%   that share of decisions is wrong
+auto_capture    what executes is kept, ungated  attacker, drift, rollback   `knowledge_events`
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from stepwell.evaluate.knowledge_facts import facts
 from stepwell.evaluate.knowledge_loop import (
+    ContextOf,
     Course,
     Loop,
     Score,
-    make_course,
     open_base,
     run_test,
     tell_schema,
 )
+from stepwell.evaluate.knowledge_outcome import Outcome
 from stepwell.evaluate.knowledge_questions import Question
-from stepwell.evaluate.knowledge_teach import RELEASER, Teacher, wrong_fact
-from stepwell.evaluate.quality_stats import Pairs, mcnemar_exact, tango_interval
-from stepwell.knowledge.entry import Source, Status
-from stepwell.knowledge.errors import KnowledgeError
-from stepwell.knowledge.payload import Payload
-from stepwell.knowledge.policy import Evidence
+from stepwell.evaluate.knowledge_reader import answer
+from stepwell.evaluate.knowledge_teach import Habits, Teacher
+from stepwell.evaluate.knowledge_world import TRAPS
+from stepwell.knowledge.entry import Status
+from stepwell.knowledge.payload import Payload, kind_of, texts
+from stepwell.knowledge.render import estimated_tokens
 
 WRONG = (0.05, 0.1, 0.2)
 Say = Callable[[str], None]
 
 
 @contextmanager
-def learner(
-    course: Course, *, seed: int, wrong: float = 0.0, reviewed: bool = True, automatic: bool = False
-) -> Iterator[Loop]:
+def learner(course: Course, *, seed: int, habits: Habits) -> Iterator[Loop]:
     """A loop over a new base in a folder that is deleted."""
     with TemporaryDirectory(prefix="knowledge-") as folder:
-        base = open_base(Path(folder), confirmers=2 if reviewed else 1)
+        base = open_base(Path(folder), confirmers=2 if habits.reviewed else 1)
         try:
             tell_schema(base, course.worlds)
-            draw = random.Random(f"people {seed} {wrong} {reviewed}")
-            teacher = Teacher(base, course.worlds, draw, wrong, reviewed, automatic)
-            yield Loop(base, course, teacher)
+            draw = random.Random(f"people {seed} {habits}")
+            yield Loop(base, course, Teacher(base, course.worlds, draw, habits))
         finally:
             base.close()
 
 
-def compare(course: Course, none: Score, arm: Score) -> dict[str, Any]:
-    """Of trap questions: points gained, exact McNemar. Of untouched ones: how many answers turned
-    from right to wrong or back."""
-    trapped = [bool(asked.question.traps) for asked in course.test]
-    before = [r for r, t in zip(none.right, trapped, strict=True) if t]
-    after = [r for r, t in zip(arm.right, trapped, strict=True) if t]
-    plain = [(a, b) for a, b, t in zip(none.right, arm.right, trapped, strict=True) if not t]
-    pairs = Pairs.of(before, after)
-    low, high = tango_interval(pairs)
-    return {
-        "trap_questions": pairs.n,
-        "trap_accuracy": round(sum(after) / pairs.n, 4),
-        "trap_gain_points": round(100 * pairs.difference, 2),
-        "gain_tango_95": [round(100 * low, 2), round(100 * high, 2)],
-        "mcnemar_exact_p": float(f"{mcnemar_exact(pairs):.4g}"),
-        "gained": pairs.gained,
-        "lost": pairs.lost,
-        "untouched_questions": len(plain),
-        "untouched_flips": sum(a != b for a, b in plain),
-        "sibling_accuracy": _share(course, arm, held_out=True),
-        "paraphrase_accuracy": _share(course, arm, held_out=False),
-    }
+def told(course: Course, question: Question) -> list[Payload]:
+    """The facts of a question's traps."""
+    known = facts(course.worlds[question.world])
+    return [known[trap].payload for trap in question.traps]
 
 
-def _share(course: Course, arm: Score, *, held_out: bool) -> float:
-    found = [
-        right
-        for asked, right in zip(course.test, arm.right, strict=True)
-        if asked.question.traps and asked.question.held_out is held_out
-    ]
-    return round(sum(found) / len(found), 4)
+def said(payloads: Sequence[Payload]) -> int:
+    """Tokens of what a context says, estimated."""
+    return sum(
+        estimated_tokens(f"{kind_of(p).value} {' '.join(texts(p).values())}") for p in payloads
+    )
 
 
 @dataclass(slots=True)
 class Arms:
-    """Runs them over one course; `none`: the score without a knowledge base."""
+    """Runs them over one course. `none`: the score without a knowledge base."""
 
     course: Course
     seed: int
@@ -93,135 +77,79 @@ class Arms:
     def __post_init__(self) -> None:
         self.none = run_test(self.course, lambda question, text: ())
 
-    def all(self) -> dict[str, dict[str, Any]]:
-        """Arm -> figures. `lost_to_honest`: points of trap questions."""
-        out = {"none": self._against(self.none), "oracle": self._against(self._oracle())}
-        out |= self.honest()
+    def quick(self) -> dict[str, Outcome]:
+        """Those that the short run has time for."""
+        return self.constant() | self.honest() | {"wrong_10%": self.loop(Habits(wrong=0.1))}
+
+    def all(self) -> dict[str, Outcome]:
+        """All that learn in peace."""
+        out = self.constant() | self.honest()
         for share in WRONG:
-            out[f"wrong_{share:.0%}"] = self._loop(f"{share:.0%} wrong", wrong=share)
-            out[f"wrong_{share:.0%}_one_person"] = self._loop(
-                f"{share:.0%} wrong, unreviewed", wrong=share, reviewed=False
-            )
-        out["auto_capture"] = self._loop("auto-capture", automatic=True, reviewed=False)
-        out["drift"] = self._drift(told=True)
-        out["drift_untold"] = self._drift(told=False)
-        honest = out["honest"]["trap_gain_points"]
-        for figures in out.values():
-            figures["lost_to_honest"] = round(honest - figures["trap_gain_points"], 2)
+            out[f"wrong_{share:.0%}"] = self.loop(Habits(wrong=share))
+            alone = Habits(wrong=share, reviewed=False)
+            out[f"wrong_{share:.0%}_one_person"] = self.loop(alone)
+        out["auto_capture"] = self.loop(Habits(automatic=True, reviewed=False))
+        out["auto_capture_alone"] = self.loop(Habits(automatic=True, reviewed=False, people=False))
         return out
 
-    def _against(self, score: Score) -> dict[str, Any]:
-        return compare(self.course, self.none, score)
+    def constant(self) -> dict[str, Outcome]:
+        """Arms that learn nothing."""
+        return {
+            "none": self._fixed(lambda question, text: ()),
+            "oracle": self._fixed(lambda question, text: told(self.course, question)),
+            "static": self._fixed(self._written),
+        }
 
-    def _oracle(self) -> Score:
-        def told(question: Question, text: str) -> Sequence[Payload]:
-            known = facts(self.course.worlds[question.world])
-            return [known[trap].payload for trap in question.traps]
+    def _written(self, question: Question, text: str) -> list[Payload]:
+        """What somebody wrote down before: for each world half of its facts, whether they are
+        needed or not."""
+        world = self.course.worlds[question.world]
+        known = random.Random(f"static {self.seed} {world.area}").sample(TRAPS, len(TRAPS) // 2)
+        return [facts(world)[trap].payload for trap in sorted(known)]
 
-        return run_test(self.course, told)
+    def _fixed(self, context_of: ContextOf) -> Outcome:
+        right = []
+        for asked in self.course.stream:
+            question, judge = asked.question, self.course.judge
+            sql = answer(asked.text, judge.views[question.world], context_of(question, asked.text))
+            right.append(judge.right(question, sql))
+        score = run_test(self.course, context_of)
+        return Outcome(self.course.test, self.none, score, self.course.stream, tuple(right))
 
-    def _loop(self, name: str, **choices: Any) -> dict[str, Any]:
-        self.say(f"arm: {name}")
-        with learner(self.course, seed=self.seed, **choices) as loop:
+    def outcome(self, loop: Loop, score: Score, **more: Any) -> Outcome:
+        """Of a loop on this course."""
+        asked = self.course.stream[: len(loop.right)]
+        return Outcome(self.course.test, self.none, score, asked, tuple(loop.right), more)
+
+    def loop(self, habits: Habits) -> Outcome:
+        self.say(f"arm: {habits}")
+        with learner(self.course, seed=self.seed, habits=habits) as loop:
             loop.run(self.course.stream)
-            figures = self._against(run_test(self.course, loop.context))
-            return figures | {"lies": loop.teacher.lies, "while_learning": _curve(loop.right)}
+            score = run_test(self.course, loop.context)
+            return self.outcome(loop, score, lies=loop.teacher.lies)
 
-    def honest(self) -> dict[str, dict[str, Any]]:
-        """And what needs its base: placebo and attacker."""
-        self.say("arm: honest")
-        with learner(self.course, seed=self.seed) as loop:
+    def honest(self) -> dict[str, Outcome]:
+        """And the placebo, which needs its base."""
+        self.say("arm: honest, placebo")
+        with learner(self.course, seed=self.seed, habits=Habits()) as loop:
             loop.run(self.course.stream)
-            honest = run_test(self.course, loop.context)
-            figures = self._against(honest) | {"while_learning": _curve(loop.right)}
-            placebo = self._against(run_test(self.course, self._elsewhere(loop)))
-            attack = self._attack(loop, honest)
-        return {"honest": figures, "placebo": placebo, "attacker": attack}
+            honest = self.outcome(loop, run_test(self.course, loop.context))
+            placebo = self._fixed(self._elsewhere(loop))
+        return {"honest": honest, "placebo": placebo}
 
-    def _elsewhere(self, loop: Loop) -> Callable[[Question, str], list[Payload]]:
-        """As many entries, drawn from other worlds."""
+    def _elsewhere(self, loop: Loop) -> ContextOf:
+        """At least as many tokens, drawn from other worlds."""
         draw = random.Random(f"placebo {self.seed}")
-        known = loop.base.entries(Status.RELEASED)
+        released = loop.base.entries(Status.RELEASED)
 
         def context(question: Question, text: str) -> list[Payload]:
             own = self.course.worlds[question.world].area
-            others = [entry.payload for entry in known if entry.area != own]
-            return draw.sample(others, min(len(others), len(loop.context(question, text))))
+            others = [entry.payload for entry in released if entry.area != own]
+            draw.shuffle(others)
+            wanted = said(loop.context(question, text))
+            chosen: list[Payload] = []
+            while others and said(chosen) < wanted:
+                chosen.append(others.pop())
+            return chosen
 
         return context
-
-    def _attack(self, loop: Loop, honest: Score) -> dict[str, Any]:
-        """One principal without a second enters wrong facts and confirms them himself, in as many
-        sessions as there are facts; then somebody releases."""
-        base, planted, refused = loop.base, [], 0
-        for world in self.course.worlds:
-            for fact in facts(world).values():
-                bad = wrong_fact(fact, world)
-                try:
-                    name = base.capture(
-                        bad.payload, by="attacker", evidence=Evidence.EXECUTED,
-                        source=Source.MODEL, area=world.area, triggers=bad.triggers,
-                    ).id  # fmt: skip
-                    planted.append(name)
-                    for _ in range(3):
-                        base.confirm(name, by="attacker")
-                except KnowledgeError:
-                    refused += 1
-        base.release(by=RELEASER)
-        after = run_test(self.course, loop.context)
-        released = sum(base.entry(name).status is Status.RELEASED for name in planted)
-        changed = sum(a != b for a, b in zip(honest.answers, after.answers, strict=True))
-        attack = {"planted": len(planted), "refused": refused, "released": released}
-        return self._against(after) | attack | {"answers_changed_for_others": changed}
-
-    def _drift(self, *, told: bool) -> dict[str, Any]:
-        """Halfway every live state column gets another name."""
-        self.say("arm: drift" if told else "arm: drift that nobody tells")
-        half = len(self.course.stream) // 2
-        worlds = tuple(replace(w, state=f"{w.state}_now") for w in self.course.worlds)
-        later = make_course(worlds, seed=self.seed, requests=len(self.course.stream))
-        try:
-            with learner(self.course, seed=self.seed) as loop:
-                loop.run(self.course.stream[:half])
-                before = run_test(self.course, loop.context)
-                loop.course, loop.teacher.worlds = later, worlds
-                dirty = len(tell_schema(loop.base, worlds)) if told else None
-                after = run_test(later, loop.context)
-                loop.run(later.stream[half:])
-                end = run_test(later, loop.context)
-                none = run_test(later, lambda question, text: ())
-        finally:
-            later.judge.close()
-        states = {
-            "before": _state_accuracy(self.course, before),
-            "just_after": _state_accuracy(later, after),
-            "end": _state_accuracy(later, end),
-        }
-        return compare(later, none, end) | {
-            "entries_marked": dirty,
-            "state_question_accuracy": states,
-            "queries_that_fail": _failing(later, after),
-            "queries_that_fail_at_the_end": _failing(later, end),
-        }
-
-
-def _state_accuracy(course: Course, score: Score) -> float:
-    found = [
-        right
-        for asked, right in zip(course.test, score.right, strict=True)
-        if asked.question.intent == "stale"
-    ]
-    return round(sum(found) / len(found), 4)
-
-
-def _failing(course: Course, score: Score) -> int:
-    return sum(
-        not course.judge.executes(asked.question.world, sql)
-        for asked, sql in zip(course.test, score.answers, strict=True)
-    )
-
-
-def _curve(right: Sequence[bool]) -> list[float]:
-    """Share of right answers in each quarter."""
-    step = max(1, len(right) // 4)
-    return [round(sum(right[i : i + step]) / step, 3) for i in range(0, step * 4, step)]

@@ -14,9 +14,11 @@ from pathlib import Path
 from stepwell.evaluate.knowledge_questions import Question, questions
 from stepwell.evaluate.knowledge_reader import answer
 from stepwell.evaluate.knowledge_score import Judge
-from stepwell.evaluate.knowledge_teach import RELEASER, USERS, Teacher
+from stepwell.evaluate.knowledge_teach import CURATOR, RELEASER, USERS, Teacher
 from stepwell.evaluate.knowledge_world import World, schema_hashes
 from stepwell.knowledge.base import Knowledge
+from stepwell.knowledge.context import Context
+from stepwell.knowledge.harness import Case
 from stepwell.knowledge.payload import Payload
 from stepwell.knowledge.policy import Capture, Policy, Scope, Session
 
@@ -41,6 +43,31 @@ class Course:
     judge: Judge
     stream: tuple[Asked, ...]
     test: tuple[Asked, ...]
+
+    @property
+    def questions(self) -> dict[str, Question]:
+        """Those that can be learnt, by their SQL and area."""
+        return {_name(self.worlds, asked.question): asked.question for asked in self.stream}
+
+    @property
+    def golden(self) -> tuple[Case, ...]:
+        """Of each world one question of each sort, as it is asked in the stream."""
+        first: dict[tuple[int, str], Asked] = {}
+        for asked in self.stream:
+            first.setdefault((asked.question.world, asked.question.intent), asked)
+        return tuple(
+            Case(
+                id=f"{self.worlds[world].area} {intent}",
+                question=asked.text,
+                expect=_name(self.worlds, asked.question),
+                area=self.worlds[world].area,
+            )
+            for (world, intent), asked in sorted(first.items(), key=lambda item: item[0])
+        )
+
+
+def _name(worlds: tuple[World, ...], question: Question) -> str:
+    return f"{worlds[question.world].area} {question.sql}"
 
 
 def make_course(worlds: tuple[World, ...], *, seed: int, requests: int = REQUESTS) -> Course:
@@ -97,6 +124,7 @@ class Loop:
     teacher: Teacher
     right: list[bool] = field(default_factory=list)
     releases: list[str] = field(default_factory=list)
+    _known: dict[str, Question] = field(default_factory=dict)
     _sessions: int = 0
 
     def run(self, stream: Sequence[Asked]) -> None:
@@ -105,7 +133,28 @@ class Loop:
             user = f"user-{len(self.right) % USERS}"
             self.step(asked, user=user)
             if place % RELEASE_EVERY == 0 or place == len(stream):
-                self.releases.append(self.base.release(by=RELEASER))
+                self.releases.append(self._release())
+
+    def _release(self) -> str:
+        """By a curator with golden cases: what makes one fail is rejected, or taken out."""
+        base = self.base
+        self._known = self.course.questions  # of now: a drift changes the course
+        plan = base.plan(by=RELEASER)
+        cases = {case.id: case for case in self.course.golden}
+        retire: set[str] = set()
+        failing = base.judge(plan, cases.values(), self._passes).failing
+        found = base.culprits(plan, [cases[name] for name in failing], self._passes)
+        for culprit in sorted({name for names in found.values() for name in names}):
+            if culprit in plan.added:
+                base.reject(culprit, by=CURATOR, reason="a golden case fails with it")
+            else:
+                retire.add(culprit)
+        return base.release(by=RELEASER, retire=retire)
+
+    def _passes(self, case: Case, context: Context) -> bool:
+        question, judge = self._known[case.expect], self.course.judge
+        given = [entry.payload for entry in context.entries]
+        return judge.right(question, answer(case.question, judge.views[question.world], given))
 
     def step(self, asked: Asked, *, user: str) -> list[str]:
         """One request and what is learnt from it; ids of that."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from stepwell.evaluate.knowledge_mutants import chosen_databases, judge_figures
 from stepwell.evaluate.knowledge_questions import Question
-from stepwell.evaluate.knowledge_world import World, look, make_databases
+from stepwell.evaluate.knowledge_world import World, look, make_database
 from stepwell.knowledge.sql import parse_query
 
 _STEPS = 200_000  # of SQLite's machine, for one query on a few hundred rows
@@ -18,7 +20,10 @@ class Judge:
     """Of some worlds. Runs queries on read-only databases in memory and remembers results."""
 
     def __init__(self, worlds: tuple[World, ...]) -> None:
-        self._bases = tuple(make_databases(world) for world in worlds)
+        self._bases = tuple(
+            tuple(make_database(world, n) for n in chosen_databases(world, run=_compared))
+            for world in worlds
+        )
         self.views = tuple(look(bases[0]) for bases in self._bases)
         self._seen: dict[tuple[int, str], tuple[Any, ...]] = {}
 
@@ -33,7 +38,9 @@ class Judge:
         key = (world, sql)
         if key not in self._seen:
             ordered = "order by" in sql.casefold()
-            self._seen[key] = tuple(_run(base, sql, ordered=ordered) for base in self._bases[world])
+            self._seen[key] = tuple(
+                run_query(base, sql, ordered=ordered) for base in self._bases[world]
+            )
         return self._seen[key]
 
     def executes(self, world: int, sql: str) -> bool:
@@ -47,7 +54,17 @@ class Judge:
         return mine == true and self.executes(question.world, sql)
 
 
-def _run(base: sqlite3.Connection, sql: str, *, ordered: bool) -> tuple[str, Any]:
+def _compared(base: sqlite3.Connection, sql: str) -> Any:
+    return run_query(base, sql, ordered=False)
+
+
+def scoring_figures(worlds: Sequence[World]) -> dict[str, Any]:
+    """How many wrong queries the databases of a judge tell from the true ones."""
+    return judge_figures(worlds, run=_compared)
+
+
+def run_query(base: sqlite3.Connection, sql: str, *, ordered: bool) -> tuple[str, Any]:
+    """`rows` and them, rounded, or `error` and its kind."""
     if parse_query(sql) is None:
         return "error", "not a query"
     base.set_progress_handler(lambda: 1, _STEPS)

@@ -15,7 +15,8 @@ from stepwell.knowledge.entry import Source
 from stepwell.knowledge.payload import Gotcha, Metric, Relationship, Template
 from stepwell.knowledge.policy import Evidence, Outcome, Scope, Session
 
-USERS, REVIEWERS, RELEASER = 8, 4, "releaser"
+USERS, REVIEWERS = 8, 4
+RELEASER, CURATOR = "releaser", "curator"
 
 
 def wrong_fact(fact: Fact, world: World) -> Fact:
@@ -49,18 +50,32 @@ def wrong_sql(question: Question, answered: str, *, is_right: bool) -> str:
     return question.sql.replace(" = ", " <> ", 1) if " = " in question.sql else "SELECT 0"
 
 
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How people decide. `wrong`: share of decisions, of users and reviewers alike, that are wrong.
+    `reviewed`: whether a second person looks at every candidate. `automatic`: what executes is
+    confirmed by the program as well and the newest wins, as in systems without a gate. `people`:
+    whether there are any."""
+
+    wrong: float = 0.0
+    reviewed: bool = True
+    automatic: bool = False
+    people: bool = True
+
+    def __str__(self) -> str:
+        said = [f"{self.wrong:.0%} wrong", "reviewed" if self.reviewed else "unreviewed"]
+        said += ["auto-capture"] * self.automatic + ["nobody confirms"] * (not self.people)
+        return ", ".join(said)
+
+
 @dataclass(slots=True)
 class Teacher:
-    """Confirms and corrects. `wrong`: share of decisions, of users and reviewers alike, that are
-    wrong. `reviewed`: whether a second person looks at every candidate. `automatic`: what executes
-    is confirmed by the program as well, as systems without a gate do."""
+    """Confirms and corrects. `lies`: wrong claims that were entered."""
 
     base: Knowledge
     worlds: tuple[World, ...]
     draw: random.Random
-    wrong: float = 0.0
-    reviewed: bool = True
-    automatic: bool = False
+    habits: Habits
     lies: int = 0
 
     def teach(
@@ -69,14 +84,16 @@ class Teacher:
         """After one answer. Ids of what is in force for the user now."""
         area = self.worlds[question.world].area
         done = []
-        if self.automatic and ran:
+        if self.habits.automatic and ran:
             done += self._enter(Fact("", Template(question=text, sql=answered)), area, "program")
-        errs = self.draw.random() < self.wrong
+        if not self.habits.people:
+            return done
+        errs = self.draw.random() < self.habits.wrong
         for fact in self._told(question, text, answered, is_right=is_right, errs=errs):
             self.lies += errs
             for name in self._enter(fact, area, user):
                 done.append(name)
-                if self.reviewed:
+                if self.habits.reviewed:
                     self._review(name, is_true=not errs)
         return done
 
@@ -100,13 +117,15 @@ class Teacher:
         )  # fmt: skip
         if captured.outcome is Outcome.RETRIEVED or captured.findings:
             return []
-        self.base.confirm(captured.id, by=user, evidence=Evidence.ACCEPTED_EDIT)
+        self.base.confirm(
+            captured.id, by=user, evidence=Evidence.ACCEPTED_EDIT, supersedes=captured.contradicts
+        )
         return [captured.id]
 
     def _review(self, name: str, *, is_true: bool) -> None:
         """By another person, who errs as often as users do. What is released already stays."""
         reviewer = f"reviewer-{self.draw.randrange(REVIEWERS)}"
-        says_true = is_true != (self.draw.random() < self.wrong)
+        says_true = is_true != (self.draw.random() < self.habits.wrong)
         if says_true:
             self.base.confirm(name, by=reviewer)
         elif self.base.entry(name).status.value == "confirmed":

@@ -35,6 +35,7 @@ REGIONS, CHANNELS = ("north", "south", "east", "west"), ("web", "phone", "desk")
 METHODS, COLOURS = ("card", "cash", "wire"), ("red", "green", "blue")
 WORDS = ("urgent", "fragile", "late")
 YEARS = (2023, 2024, 2025)
+_DATED = (YEARS[0] - 1, *YEARS, YEARS[-1] + 1)  # so that both ends of a period matter
 _RATES = {"EUR": 1.0, "USD": 0.9, "GBP": 1.2}
 
 
@@ -119,12 +120,8 @@ def _make_world(number: int, *, seed: int) -> World:
     )
 
 
-def make_databases(world: World) -> tuple[sqlite3.Connection, ...]:
-    """`DATABASES` of them in memory, with different rows; writing to them is refused."""
-    return tuple(_make_database(world, number) for number in range(DATABASES))
-
-
-def _make_database(world: World, number: int) -> sqlite3.Connection:
+def make_database(world: World, number: int) -> sqlite3.Connection:
+    """In memory, its rows drawn by number; writing to it is refused."""
     draw = random.Random(f"rows {world.seed} {world.area} {number}")
     base = sqlite3.connect(":memory:")
     rows = _rows(world, draw)
@@ -143,7 +140,7 @@ def _rows(world: World, draw: random.Random) -> dict[str, list[tuple[object, ...
     pick, number = draw.choice, draw.randint
 
     def day() -> str:
-        return f"{pick(YEARS)}-{number(1, 12):02}-{number(1, 28):02}"
+        return f"{pick(_DATED)}-{number(1, 12):02}-{number(1, 28):02}"
 
     codes = tuple(world.codes.values())
     return {

@@ -67,11 +67,16 @@ ALIASES = {"qwen": "qwen2.5-0.5b-shape"}
 def house_folder() -> Path:
     """The house model beside this installation, found without torch. Raises
     CheckpointNotFound."""
+    return model_folder("house")
+
+
+def model_folder(name: str) -> Path:
+    """A model that is shipped in `models/`, as `house_folder`."""
     for parent in Path(__file__).resolve().parents:
-        if (parent / "models" / "house" / "config.json").is_file():
-            return parent / "models" / "house"
+        if (parent / "models" / name / "config.json").is_file():
+            return parent / "models" / name
     raise CheckpointNotFound(
-        "the house model is not beside this installation.",
+        f"models/{name} is not beside this installation.",
         hint="Run from a clone of the repository, or name a checkpoint folder.",
     )
 

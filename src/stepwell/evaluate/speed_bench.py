@@ -10,7 +10,7 @@ Ratios pair what the same round measured.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -49,9 +49,11 @@ class _Run:
     options: SpeedOptions
     on_section: OnSection
     say: OnProgress
+    keep: Callable[[dict[str, Any]], object]
     samples: list[Sample] = field(default_factory=list)
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
     share: float = 1.0
     compiling: float = 0.0
     started: float = field(default_factory=time.monotonic)
@@ -69,13 +71,15 @@ def run_speed_bench(
     on_section: OnSection,
     say: OnProgress,
     earlier: dict[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], object] = lambda _result: None,
 ) -> dict[str, Any]:
     """The result, `summary` last in it. `earlier`: a result of the same measurements, to whose
-    rounds this run's are added. Raises StepwellError."""
-    run = _Run(options, on_section, say, share=options.sizes.lengths)
+    rounds this run's are added. `keep` gets the result so far whenever there are new figures, so
+    that a long run that is cut off has not been for nothing. Raises StepwellError."""
+    run = _Run(options, on_section, say, keep, share=options.sizes.lengths)
     if options.rounds < 1:
         raise ConfigError("rounds must be at least 1.", param="rounds")
-    before = _earlier(run, earlier)
+    _begin_with(run, earlier)
     timed = tuple(part for part in options.parts if part is not Part.START)
     if timed:
         workdir = options.workdir.expanduser()
@@ -88,16 +92,17 @@ def run_speed_bench(
                 if number == 0:
                     on_section(ceiling_section(ceiling, contestants.cost))
                 _run_group(run, contestants, timed, ceiling)
-    start = before.get("start")
+    start = run.before.get("start")
     if Part.START in options.parts:
         start = measure_start(rounds=options.rounds, say=say)
         on_section(start_section(start))
-    return _result(run, before, start)
+    _show(run)
+    return _result(run, start)
 
 
-def _earlier(run: _Run, earlier: dict[str, Any] | None) -> dict[str, Any]:
+def _begin_with(run: _Run, earlier: dict[str, Any] | None) -> None:
     if earlier is None:
-        return {}
+        return
     before = {"model": earlier["summary"]["model"], "sizes": earlier["sizes"]}
     for name, now in (("model", run.options.model), ("sizes", asdict(run.options.sizes))):
         if before[name] != now:
@@ -105,7 +110,7 @@ def _earlier(run: _Run, earlier: dict[str, Any] | None) -> dict[str, Any]:
     run.samples = [Sample(**sample) for sample in earlier["samples"]]
     run.loaded = dict(earlier["loaded"])
     run.missing = dict(earlier["missing"])
-    return earlier
+    run.before = earlier
 
 
 def _run_group(run: _Run, contestants: Field, parts: tuple[Part, ...], ceiling: Ceiling) -> None:
@@ -186,6 +191,7 @@ def _keep(
         run.samples.append(
             Sample(asked.turn, part.value, variant.label, figures, share, beside.as_dict())
         )
+    run.keep(_result(run, run.before.get("start")))
     return after
 
 
@@ -208,11 +214,14 @@ def _affordable(run: _Run, contestants: Field) -> float:
     return _SHARES[-1]
 
 
-def _result(run: _Run, before: dict[str, Any], start: dict[str, Any] | None) -> dict[str, Any]:
+def _show(run: _Run) -> None:
     order = list(dict.fromkeys(sample.variant for sample in run.samples))
     for part in dict.fromkeys(Part(sample.part) for sample in run.samples):
         run.on_section(part_section(part, run.samples, run.loaded, order))
-    seconds = time.monotonic() - run.started + before.get("seconds", 0.0)
+
+
+def _result(run: _Run, start: dict[str, Any] | None) -> dict[str, Any]:
+    seconds = time.monotonic() - run.started + run.before.get("seconds", 0.0)
     summary = summarize(run.samples, run.loaded, start)
     return without_nan({
         "sizes": asdict(run.options.sizes),

@@ -109,7 +109,7 @@ class Asking:
             tail=tail,
             ids=ids,
             fresh=fresh,
-            entries=tuple(self.index.get(name) for name in ids),
+            entries=tuple(self.index.shown(name, scope, self.day) for name in ids),
             release=self.release,
         )
 

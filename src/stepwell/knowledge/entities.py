@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import ahocorasick
@@ -39,46 +39,35 @@ class Named:
 
 @dataclass(slots=True)
 class Entities:
-    """Triggers of many entries; `K` is whatever the caller calls them by. Rebuilt when changed."""
+    """Triggers of many entries, by id. Rebuilt at the next look after a change."""
 
-    _triggers: dict[tuple[str, ...], set[int]] = field(default_factory=lambda: defaultdict(set))
+    _triggers: dict[tuple[str, ...], set[str]] = field(default_factory=lambda: defaultdict(set))
     _by_part: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
     _machine: ahocorasick.Automaton | None = None
     _buckets: dict[tuple[str, int], list[str]] = field(default_factory=dict)
-    _known: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _known: set[str] = field(default_factory=set)
 
-    def add(self, key: int, triggers: Iterable[str], vocabulary: Iterable[str]) -> None:
+    def add(self, key: str, triggers: Iterable[str], vocabulary: Iterable[str]) -> None:
         """`vocabulary`: stemmed words that the entry uses, which are no misspellings."""
         for trigger in triggers:
             if found := parts(trigger):
                 self._triggers[found].add(key)
-        for word in vocabulary:
-            self._known[word] += 1
+        self._known.update(vocabulary)
         self._machine = None
 
-    def remove(self, key: int, triggers: Iterable[str], vocabulary: Iterable[str]) -> None:
-        """With what was given to `add`."""
-        for trigger in triggers:
-            found = parts(trigger)
-            if found in self._triggers:
-                self._triggers[found].discard(key)
-                if not self._triggers[found]:
-                    del self._triggers[found]
-        for word in vocabulary:
-            self._known[word] -= 1
-            if not self._known[word]:
-                del self._known[word]
-        self._machine = None
+    def knows(self, word: str) -> bool:
+        """Whether some entry uses the stemmed word."""
+        return word in self._known
 
-    def named(self, text: str) -> Mapping[int, Named]:
-        """Key -> how it was named."""
+    def named(self, text: str, known: Callable[[str], bool]) -> Mapping[str, Named]:
+        """Key -> how it was named. `known`: stemmed words that are no misspellings anyhow."""
         if self._machine is None:
             self._build()
         asked = words(text)
         present = set(self._phrases(asked))
-        if (mended := self._mend(asked)) != asked:
+        if (mended := self._mend(asked, known)) != asked:
             present |= set(self._phrases(mended))
-        found: dict[int, Named] = {}
+        found: dict[str, Named] = {}
         for trigger in {t for part in present for t in self._by_part[part]}:
             if present.issuperset(trigger):
                 weight = sum(part.count(" ") + 1 for part in trigger)
@@ -109,8 +98,8 @@ class Entities:
             for _, part in self._machine.iter(f" {' '.join(asked)} "):
                 yield part
 
-    def _mend(self, asked: list[str]) -> list[str]:
-        return [self._nearest(word) for word in asked]
+    def _mend(self, asked: list[str], known: Callable[[str], bool]) -> list[str]:
+        return [word if known(word) else self._nearest(word) for word in asked]
 
     def _nearest(self, word: str) -> str:
         if len(word) < _SHORTEST or word in STOPWORDS or word in self._known:

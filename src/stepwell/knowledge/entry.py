@@ -131,11 +131,30 @@ class Entry:
         return replace(self, status=status)
 
 
-def entry_id(*, area: str, payload: Payload) -> str:
-    """From what it says: the same knowledge of the same area has one id. `kind-` and 16 digits."""
-    said = json.dumps([area, asdict(payload)], sort_keys=True, ensure_ascii=False)
-    kind = kind_of(payload).value
-    return f"{kind}-{hashlib.sha256(f'{kind}{said}'.encode()).hexdigest()[:16]}"
+def said(*, area: str, payload: Payload) -> str:
+    """64 bits of what it says of which area, in hexadecimal digits."""
+    return _hash(area, kind_of(payload).value, asdict(payload))
+
+
+def _entry_id(
+    payload: Payload,
+    *,
+    area: str,
+    triggers: tuple[str, ...],
+    depends_on: tuple[Dependency, ...],
+    validity: Validity,
+    trust: Trust,
+) -> str:
+    """From what it says and everything that decides who is given it when: what another person
+    enters about the same cannot change what an id stands for. `kind-` and 16 digits."""
+    ground = [sorted(triggers), sorted({item.name for item in depends_on}), asdict(validity)]
+    whole = _hash(said(area=area, payload=payload), *ground, trust.name)
+    return f"{kind_of(payload).value}-{whole}"
+
+
+def _hash(*parts: object) -> str:
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def least_trust(source: Source, parents: Iterable[Trust]) -> Trust:
@@ -155,15 +174,24 @@ def new_entry(
     contradicts: tuple[str, ...] = (),
 ) -> Entry:
     """A candidate. `parents`: the trust of each entry in `provenance.parents`."""
+    check(payload)
+    trust = least_trust(provenance.source, parents)
     return Entry(
-        id=entry_id(area=area, payload=payload),
+        id=_entry_id(
+            payload,
+            area=area,
+            triggers=triggers,
+            depends_on=depends_on,
+            validity=validity,
+            trust=trust,
+        ),
         area=area,
         payload=payload,
         triggers=tuple(dict.fromkeys(triggers)),
         depends_on=tuple(sorted(set(depends_on), key=lambda d: (d.name, d.hash))),
         validity=validity,
         provenance=provenance,
-        trust=least_trust(provenance.source, parents),
+        trust=trust,
         status=Status.CANDIDATE,
         contradicts=tuple(sorted(contradicts)),
     )

@@ -13,16 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stepwell.knowledge import render, sql
+from stepwell.knowledge.contents import Contents
 from stepwell.knowledge.context import packs_of
-from stepwell.knowledge.entry import Entry
-from stepwell.knowledge.index import Index
+from stepwell.knowledge.entry import Entry, Status, said
 from stepwell.knowledge.markdown import from_markdown
+from stepwell.knowledge.parts import Parts
 from stepwell.knowledge.payload import texts
-from stepwell.knowledge.policy import Policy
-from stepwell.knowledge.records import Records
-from stepwell.knowledge.render import CountTokens
-from stepwell.knowledge.session import Sessions
-from stepwell.knowledge.truth import Contents, Truth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What erasing an entry came to. `derived`: entries that were made from it, which are left.
+    `notes`: ids of notes that are gone with it."""
+
+    derived: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class History(enum.Enum):
@@ -33,45 +38,47 @@ class History(enum.Enum):
     ERASE = "erase"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Eraser:
-    """Its parts are those of one open knowledge base."""
+    """Of one open knowledge base."""
 
-    records: Records
-    index: Index
-    truth: Truth
-    sessions: Sessions
-    policy: Policy
-    count_tokens: CountTokens
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
-    def erase(self, entry: Entry, *, by: str, at: float, now: str, history: History) -> None:
+    def erase(self, entry: Entry, *, by: str, history: History) -> Erased:
         """The tombstone comes first: a kill after it leaves an entry that nobody is shown."""
-        self.records.bury(entry.id, by=by, at=now)
-        self.records.forget_failures(texts(entry.payload).values())
-        self.index.remove(entry.id)
-        self.sessions.forget(entry.id)
+        parts, at, now = self._parts, self._parts.clock(), self._parts.now()
+        parts.records.bury(entry.id, said(area=entry.area, payload=entry.payload), by=by, at=now)
+        parts.records.forget_failures(texts(entry.payload).values())
+        parts.index.remove(entry.id)
+        notes = parts.sessions.forget(entry.id, texts(entry.payload).values())
         without = self._without(entry.id)
         if history is History.ERASE:
-            self.truth.rewrite(without)
+            parts.truth.rewrite(without)
         else:
             self._release_without(entry.id, without, by=by, at=at)
-        self.index.set_built("" if not self.truth.names() else self.truth.names()[-1])
-        self.index.scrub()
-        self.records.scrub()
+        parts.index.set_built("" if not parts.truth.names() else parts.truth.names()[-1])
+        parts.index.scrub()
+        parts.records.scrub()
         render.forget()
         sql.forget()
+        parts.log("erased", entry.id, by=by)
+        return Erased(derived=self._derived(entry.id), notes=notes)
 
-    def derived(self, entry_id: str, entries: list[Entry]) -> tuple[str, ...]:
+    def _derived(self, entry_id: str) -> tuple[str, ...]:
         """Entries that were made from it: they may repeat what it said."""
-        return tuple(e.id for e in entries if entry_id in e.provenance.parents)
+        index, records = self._parts.index, self._parts.records
+        known = [index.get(name) for name in sorted(index.ids())]
+        for status in (Status.CANDIDATE, Status.RETIRED):
+            known += records.with_status(status)
+        return tuple(entry.id for entry in known if entry_id in entry.provenance.parents)
 
     def _release_without(
         self, entry_id: str, without: Callable[[Contents], Contents], *, by: str, at: float
     ) -> None:
-        current = self.truth.current()
-        if current and entry_id in self.truth.ids(current):
-            contents = without(self.truth.contents(current))
-            self.truth.point(self.truth.write(contents, by=by, at=at))
+        truth = self._parts.truth
+        current = truth.current()
+        if current and entry_id in truth.ids(current):
+            truth.point(truth.write(without(truth.contents(current)), by=by, at=at))
 
     def _without(self, entry_id: str) -> Callable[[Contents], Contents]:
         def change(old: Contents) -> Contents:
@@ -79,7 +86,8 @@ class Eraser:
                 return old
             left = {name: text for name, text in old.entries.items() if name != entry_id}
             entries = [from_markdown(text) for text in left.values()]
-            packs = packs_of(entries, policy=self.policy, count_tokens=self.count_tokens)
+            parts = self._parts
+            packs = packs_of(entries, policy=parts.policy, count_tokens=parts.count_tokens)
             touched = {
                 area: packs.get(area, packs[""]) if _holds(text, entry_id) else text
                 for area, text in old.packs.items()

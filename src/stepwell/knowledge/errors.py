@@ -18,7 +18,8 @@ class InvalidEntry(KnowledgeError):
 
 
 class UnsafeEntry(KnowledgeError):
-    """It holds a secret, or SQL that is not one SELECT: nothing was stored."""
+    """It holds a secret, or SQL that is not one SELECT, or it is a note that would be found fault
+    with as an entry: nothing was stored."""
 
     code = "unsafe_entry"
 
@@ -51,6 +52,12 @@ class EntryErased(KnowledgeError):
     """The entry was erased; it can be neither read nor captured again."""
 
     code = "entry_erased"
+
+
+class KnowledgeFormat(KnowledgeError):
+    """What is on disk was written by a version whose format this one does not read."""
+
+    code = "knowledge_format"
 
 
 class KnowledgeDamaged(KnowledgeError):

@@ -55,12 +55,14 @@ class Waiver:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """`judged`: cases whose context changes. `broken`: passed before, fail after. `waived`: those
-    of them that a valid waiver covers. `mended`: failed before, pass after."""
+    of them that a valid waiver covers. `mended`: failed before, pass after. `failing`: fail after,
+    whatever they did before."""
 
     judged: tuple[str, ...]
     broken: tuple[str, ...]
     waived: tuple[str, ...]
     mended: tuple[str, ...]
+    failing: tuple[str, ...] = ()
 
     @property
     def blocking(self) -> tuple[str, ...]:
@@ -91,13 +93,15 @@ def judge(
 ) -> Verdict:
     """Run the cases that the release touches."""
     waived = {waiver.case_id for waiver in waivers if _valid(key, waiver, digest)}
-    judged, broken, mended = [], [], []
+    judged, broken, mended, failing = [], [], [], []
     for case in cases:
         old, new = before(case), after(case)
         if old.text == new.text:
             continue
         judged.append(case.id)
         passed, passes = reader(case, old), reader(case, new)
+        if not passes:
+            failing.append(case.id)
         if passed and not passes:
             broken.append(case.id)
         if passes and not passed:
@@ -107,4 +111,5 @@ def judge(
         broken=tuple(broken),
         waived=tuple(name for name in broken if name in waived),
         mended=tuple(mended),
+        failing=tuple(failing),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from stepwell.base.errors import unknown_name
 from stepwell.knowledge.errors import InvalidEntry
 from stepwell.knowledge.sql import fingerprint, is_query
-from stepwell.knowledge.words import skeleton, squeeze
+from stepwell.knowledge.words import skeleton, slots, squeeze
 
 
 class Kind(enum.Enum):
@@ -76,7 +76,7 @@ class Template:
 
     @property
     def claim(self) -> str:
-        return fingerprint(self.sql)
+        return fingerprint(self.sql, slots(self.question))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,14 @@ class Capture(enum.Enum):
 
 
 class Evidence(enum.Enum):
-    """What speaks for a candidate. Only the first two confirm it."""
+    """What speaks for a candidate, and REJECTED against it. Only the first two confirm it."""
 
     USER_CONFIRMED = "user_confirmed"
     ACCEPTED_EDIT = "accepted_edit"
     EXECUTED = "executed"
     FAILED_TWICE = "failed_twice"
     SEED = "seed"
+    REJECTED = "rejected"
 
 
 CONFIRMING = frozenset({Evidence.USER_CONFIRMED, Evidence.ACCEPTED_EDIT})
@@ -96,13 +97,16 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """`findings`: codes of the lint, which keep it from being confirmed. `contradicts`: entries
-    that say something else of the same subject; both stay until somebody decides."""
+    """`same`: unreleased entries of others that make the same claim in other words, on other
+    triggers or with another trust; a release takes one of them. `findings`: codes of the lint,
+    which keep it from being confirmed. `contradicts`: entries that say something else of the same
+    subject; both stay until somebody decides."""
 
     id: str
     outcome: Outcome
     findings: tuple[str, ...] = ()
     contradicts: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
 
 
 class Pattern(enum.Enum):

@@ -6,17 +6,17 @@ erasing need not touch them.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell.knowledge.entry import Entry, Status
-from stepwell.knowledge.errors import KnowledgeDamaged
+from stepwell.knowledge.events import EVENTS, EventLog
+from stepwell.knowledge.formats import open_file, whole
 from stepwell.knowledge.markdown import from_markdown, to_markdown
 from stepwell.knowledge.policy import Evidence
 
-_FORMAT = 1
+_FORMAT = 4
 _TABLES = """
 CREATE TABLE entries (
   id TEXT PRIMARY KEY, status TEXT NOT NULL, by TEXT NOT NULL, findings TEXT NOT NULL,
@@ -26,40 +26,46 @@ CREATE INDEX entries_by_person ON entries (by, status);
 CREATE TABLE evidence (
   id TEXT NOT NULL, what TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL,
   UNIQUE (id, what, by));
-CREATE TABLE events (
-  number INTEGER PRIMARY KEY, at TEXT NOT NULL, what TEXT NOT NULL, id TEXT NOT NULL,
-  by TEXT NOT NULL, detail TEXT NOT NULL);
-CREATE TABLE tombstones (id TEXT PRIMARY KEY, at TEXT NOT NULL, by TEXT NOT NULL);
+CREATE TABLE votes (
+  number INTEGER PRIMARY KEY, id TEXT NOT NULL, by TEXT NOT NULL, confirms INTEGER NOT NULL,
+  supersedes TEXT NOT NULL, UNIQUE (id, by));
+CREATE TABLE tombstones (
+  id TEXT PRIMARY KEY, said TEXT NOT NULL, at TEXT NOT NULL, by TEXT NOT NULL);
 CREATE TABLE hashes (name TEXT PRIMARY KEY, hash TEXT NOT NULL);
 CREATE TABLE validated (id TEXT NOT NULL, name TEXT NOT NULL, hash TEXT NOT NULL,
   PRIMARY KEY (id, name));
+CREATE TABLE outcomes (id TEXT NOT NULL, by TEXT NOT NULL, good INTEGER NOT NULL,
+  bad INTEGER NOT NULL, PRIMARY KEY (id, by));
 CREATE TABLE failures (signature TEXT PRIMARY KEY, times INTEGER NOT NULL, question TEXT NOT NULL);
 """
+_STEPS = {
+    3: """
+CREATE TABLE outcomes (id TEXT NOT NULL, by TEXT NOT NULL, good INTEGER NOT NULL,
+  bad INTEGER NOT NULL, PRIMARY KEY (id, by));
+"""
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """`id`: an entry, a release or empty."""
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A person's last word on an entry. `supersedes`: what it replaces, says who confirms."""
 
-    at: str
-    what: str
-    id: str
     by: str
-    detail: str = ""
+    confirms: bool
+    supersedes: tuple[str, ...] = ()
 
 
 class Records:
     """Rows by entry id."""
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+    def __init__(self, path: Path, *, key: bytes) -> None:
+        """`key`: seals the events. Raises KnowledgeDamaged, KnowledgeFormat."""
+        self._db = open_file(path, tables=_TABLES + EVENTS, number=_FORMAT, steps=_STEPS)
         try:
-            self._db.executescript("PRAGMA secure_delete=ON; PRAGMA journal_mode=WAL;")
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={_FORMAT}; COMMIT;")
-        except sqlite3.DatabaseError as error:
+            self.events = EventLog(self._db, key=key, name=path.name)
+        except BaseException:
             self._db.close()
-            raise KnowledgeDamaged(f"{path.name}: {error}.", hint="Restore a backup.") from None
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -67,7 +73,8 @@ class Records:
     def put(self, entry: Entry, *, by: str, findings: Iterable[str]) -> None:
         """A candidate, with who captured it."""
         self._db.execute(
-            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, 1, ?)",
+            "INSERT OR REPLACE INTO entries VALUES (?1, ?2, ?3, ?4, ?5,"
+            " 1 + coalesce((SELECT times FROM entries WHERE id = ?1), 0), ?6)",
             (
                 entry.id,
                 entry.status.value,
@@ -112,6 +119,11 @@ class Records:
         row = self._db.execute("SELECT times FROM entries WHERE id = ?", (entry_id,)).fetchone()
         return int(row[0]) if row else 0
 
+    def how_many(self, status: Status) -> int:
+        """Entries of a status."""
+        query = "SELECT count(*) FROM entries WHERE status = ?"
+        return int(self._db.execute(query, (status.value,)).fetchone()[0])
+
     def pending(self, by: str) -> int:
         """Candidates that a principal has waiting."""
         query = "SELECT count(*) FROM entries WHERE by = ? AND status = ?"
@@ -131,19 +143,43 @@ class Records:
         query = "SELECT what, by FROM evidence WHERE id = ? ORDER BY rowid"
         return tuple((Evidence(w), by) for w, by in self._db.execute(query, (entry_id,)))
 
-    def log(self, event: Event) -> None:
+    def vote(self, entry_id: str, vote: Vote) -> None:
+        """The last one of a person counts."""
         self._db.execute(
-            "INSERT INTO events (at, what, id, by, detail) VALUES (?, ?, ?, ?, ?)",
-            (event.at, event.what, event.id, event.by, event.detail),
+            "INSERT OR REPLACE INTO votes (id, by, confirms, supersedes) VALUES (?, ?, ?, ?)",
+            (entry_id, vote.by, vote.confirms, " ".join(vote.supersedes)),
         )
 
-    def events(self) -> tuple[Event, ...]:
+    def votes(self, entry_id: str) -> tuple[Vote, ...]:
         """Oldest first."""
-        query = "SELECT at, what, id, by, detail FROM events ORDER BY number"
+        query = "SELECT by, confirms, supersedes FROM votes WHERE id = ? ORDER BY number"
         return tuple(
-            Event(at=at, what=what, id=name, by=by, detail=detail)
-            for at, what, name, by, detail in self._db.execute(query)
+            Vote(by, bool(confirms), tuple(supersedes.split()))
+            for by, confirms, supersedes in self._db.execute(query, (entry_id,))
         )
+
+    def author(self, entry_id: str) -> str:
+        """Who captured it; empty when the row is gone."""
+        row = self._db.execute("SELECT by FROM entries WHERE id = ?", (entry_id,)).fetchone()
+        return row[0] if row else ""
+
+    def count_outcome(self, entry_id: str, *, by: str, good: bool) -> None:
+        """An outcome of a request whose context held the entry."""
+        self._db.execute(
+            "INSERT INTO outcomes VALUES (?1, ?2, ?3, 1 - ?3) ON CONFLICT (id, by) DO UPDATE SET"
+            " good = good + excluded.good, bad = bad + excluded.bad",
+            (entry_id, by, int(good)),
+        )
+
+    def outcomes(self, entry_id: str) -> list[tuple[int, int]]:
+        """Good and bad ones of each person."""
+        query = "SELECT good, bad FROM outcomes WHERE id = ? ORDER BY by"
+        return list(self._db.execute(query, (entry_id,)))
+
+    def with_outcomes(self) -> list[str]:
+        """Ids of which a bad one was counted, in order."""
+        query = "SELECT DISTINCT id FROM outcomes WHERE bad > 0 ORDER BY id"
+        return [name for (name,) in self._db.execute(query)]
 
     def fail(self, signature: str, question: str) -> int:
         """Count a failure; how often it has been seen."""
@@ -158,18 +194,18 @@ class Records:
 
     def set_hashes(self, hashes: Mapping[str, str]) -> None:
         """What the schema is now; nothing else exists."""
-        self._db.execute("BEGIN")
-        self._db.execute("DELETE FROM hashes")
-        self._db.executemany("INSERT INTO hashes VALUES (?, ?)", list(hashes.items()))
-        self._db.execute("COMMIT")
+        with whole(self._db):
+            self._db.execute("DELETE FROM hashes")
+            self._db.executemany("INSERT INTO hashes VALUES (?, ?)", list(hashes.items()))
 
     def hashes(self) -> dict[str, str]:
         return dict(self._db.execute("SELECT name, hash FROM hashes"))
 
-    def validate(self, entry_id: str, hashes: Mapping[str, str]) -> None:
-        """Name -> hash under which a person said that the entry holds."""
-        rows = [(entry_id, name, value) for name, value in hashes.items()]
-        self._db.executemany("INSERT OR REPLACE INTO validated VALUES (?, ?, ?)", rows)
+    def validate(self, found: Mapping[str, Mapping[str, str]]) -> None:
+        """Entry id -> name -> hash under which the entry holds, besides that of its capture."""
+        rows = [(e, name, value) for e, hashes in found.items() for name, value in hashes.items()]
+        with whole(self._db):
+            self._db.executemany("INSERT OR REPLACE INTO validated VALUES (?, ?, ?)", rows)
 
     def validated(self) -> dict[str, dict[str, str]]:
         """Entry id -> name -> hash."""
@@ -178,13 +214,14 @@ class Records:
             found.setdefault(name, {})[what] = value
         return found
 
-    def bury(self, entry_id: str, *, by: str, at: str) -> None:
-        """Leave nothing of an entry but a tombstone. `scrub` cleans the file."""
-        self._db.execute("BEGIN")
-        for table in ("entries", "evidence", "validated"):
-            self._db.execute(f"DELETE FROM {table} WHERE id = ?", (entry_id,))
-        self._db.execute("INSERT OR IGNORE INTO tombstones VALUES (?, ?, ?)", (entry_id, at, by))
-        self._db.execute("COMMIT")
+    def bury(self, entry_id: str, said: str, *, by: str, at: str) -> None:
+        """Leave nothing of an entry but a tombstone. `said`: a hash of what it said. `scrub` cleans
+        the file."""
+        row = (entry_id, said, at, by)
+        with whole(self._db):
+            for table in ("entries", "evidence", "validated", "votes", "outcomes"):
+                self._db.execute(f"DELETE FROM {table} WHERE id = ?", (entry_id,))
+            self._db.execute("INSERT OR IGNORE INTO tombstones VALUES (?, ?, ?, ?)", row)
 
     def forget_failures(self, texts: Iterable[str]) -> None:
         """Failures whose signature or question is or contains one of the texts."""
@@ -192,6 +229,11 @@ class Records:
             "DELETE FROM failures WHERE instr(signature, ?1) OR instr(question, ?1)",
             [(text,) for text in texts if text],
         )
+
+    def was_erased(self, entry_id: str, said: str) -> bool:
+        """An entry of that id, or one that said that."""
+        query = "SELECT 1 FROM tombstones WHERE id = ? OR said = ?"
+        return self._db.execute(query, (entry_id, said)).fetchone() is not None
 
     def tombstones(self) -> frozenset[str]:
         return frozenset(row[0] for row in self._db.execute("SELECT id FROM tombstones"))

@@ -53,7 +53,12 @@ def render(entries: Iterable[Entry]) -> str:
 
 @lru_cache(maxsize=16384)
 def _quoted(payload: Payload, links: tuple[str, ...]) -> str:
-    lines = [part for line in (*_lines(payload), *links) for part in _BREAKS.split(line)]
+    return quoted_lines((*_lines(payload), *links))
+
+
+def quoted_lines(texts: Iterable[str]) -> str:
+    """Each line of them behind `| `, without empty ones."""
+    lines = [part for text in texts for part in _BREAKS.split(text)]
     return "".join(f"| {line.rstrip()}\n" for line in lines if line.strip())
 
 

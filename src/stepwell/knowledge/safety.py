@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from stepwell.knowledge.entry import Entry
 from stepwell.knowledge.errors import UnsafeEntry
-from stepwell.knowledge.payload import Template, texts
-from stepwell.knowledge.sql import forbidden_call
+from stepwell.knowledge.payload import Metric, Template, texts
+from stepwell.knowledge.sql import forbidden_call, is_expression
 from stepwell.knowledge.words import content_words
 
 _SECRETS = re.compile(
@@ -85,7 +85,18 @@ def lint(entry: Entry) -> tuple[str, ...]:
     refuse_secrets(parts)
     if isinstance(entry.payload, Template):
         refuse_calls(entry.payload.sql)
-    return tuple(sorted(set(_codes(parts, entry.triggers))))
+    codes = set(_codes(parts, entry.triggers))
+    if isinstance(entry.payload, Metric):
+        refuse_calls(f"SELECT {entry.payload.expression}")
+        if not is_expression(entry.payload.expression):
+            codes.add("no_expression")
+    return tuple(sorted(codes))
+
+
+def lint_texts(parts: Sequence[str]) -> tuple[str, ...]:
+    """`lint` for texts that are no entry."""
+    refuse_secrets(parts)
+    return tuple(sorted(set(_codes(parts, ()))))
 
 
 def _codes(parts: Iterable[str], triggers: Iterable[str]) -> Iterator[str]:

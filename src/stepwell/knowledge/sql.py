@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 
 import sqlglot
 from sqlglot import exp
@@ -34,18 +35,46 @@ def is_query(sql: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def fingerprint(sql: str) -> str:
+def shape(sql: str) -> str:
     """Equal for queries that differ in literals, case and layout. Empty where it is no query."""
+    return _hashed(sql, lambda literal: "")
+
+
+def is_expression(text: str) -> bool:
+    """Whether it is one value to select, with no clause of its own after it. A dot after a call is
+    no SQL that we know."""
+    tree = parse_query(f"SELECT {text}")
+    if not isinstance(tree, exp.Select) or len(tree.expressions) != 1:
+        return False
+    clauses = {key for key, value in tree.args.items() if value} - {"expressions", "kind"}
+    return not clauses and not any(isinstance(dot.this, exp.Func) for dot in tree.find_all(exp.Dot))
+
+
+@functools.lru_cache(maxsize=4096)
+def fingerprint(sql: str, slots: tuple[str, ...]) -> str:
+    """Equal for queries that differ in layout and in the values of slots. `slots`: values that the
+    question names, in order; every other literal counts, with its case. Empty: no query."""
+    places = {value: str(place) for place, value in reversed(list(enumerate(slots)))}
+    return _hashed(sql, lambda literal: places.get(literal.name.casefold()))
+
+
+def _hashed(sql: str, slot_of: Callable[[exp.Literal], str | None]) -> str:
+    """`slot_of`: the name that stands for a literal; None keeps it."""
     tree = parse_query(sql)
     if tree is None:
         return ""
-    bare = tree.copy().transform(_without_literals)
-    text = bare.sql(dialect="sqlite", normalize=True, comments=False)
-    return hashlib.sha256(text.casefold().encode()).hexdigest()[:24]
+    kept: list[str] = []
 
+    def bare(node: exp.Expression) -> exp.Expression:
+        if not isinstance(node, exp.Literal):
+            return node
+        slot = slot_of(node)
+        kept.append(node.name if slot is None else f"?{slot}")
+        return exp.Placeholder()
 
-def _without_literals(node: exp.Expression) -> exp.Expression:
-    return exp.Placeholder() if isinstance(node, exp.Literal) else node
+    text = tree.copy().transform(bare).sql(dialect="sqlite", normalize=True, comments=False)
+    whole = "\0".join((text.casefold(), *kept))
+    return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
 def tables_and_columns(sql: str) -> tuple[str, ...]:
@@ -90,4 +119,5 @@ def forbidden_call(sql: str) -> str:
 def forget() -> None:
     """Drop what is kept of queries that were parsed (erasing)."""
     parse_query.cache_clear()
+    shape.cache_clear()
     fingerprint.cache_clear()

@@ -10,12 +10,9 @@ moves. Releases never change, except when an entry is erased from history (`rewr
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +20,7 @@ from dulwich.objects import Blob, Commit, ObjectID, Tree
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
+from stepwell.knowledge.contents import Contents, Made, diff_entries, digest
 from stepwell.knowledge.errors import KnowledgeDamaged, UnknownRelease
 
 _T = TypeVar("_T")
@@ -30,14 +28,6 @@ _CURRENT = Ref(b"refs/heads/current")
 _TAGS = b"refs/tags/"
 _FILE, _FOLDER = 0o100644, 0o040000
 NO_AREA = "_all"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What one release holds. `entries`: id -> markdown; `packs`: area -> text."""
-
-    entries: Mapping[str, str]
-    packs: Mapping[str, str]
 
 
 class Truth:
@@ -87,6 +77,12 @@ class Truth:
         """Entries in a release."""
         tree = self._folder_of(self._commit(name), b"entries")
         return frozenset(path.decode().removesuffix(".md") for path in tree)
+
+    def made(self, name: str) -> Made:
+        """Who made a release, and what is in it."""
+        commit = self._commit(name)
+        manifest = _reading(name, lambda: self._manifest(commit.id))
+        return Made(name=name, by=manifest["by"], at=manifest["at"], ids=self.ids(name))
 
     def contents(self, name: str) -> Contents:
         """All of a release, compared with its digest. Raises KnowledgeDamaged."""
@@ -264,32 +260,3 @@ def _finish_rewrite(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     (folder / _WHOLE).unlink()
-
-
-def digest(contents: Contents) -> str:
-    """sha256 over names and texts, in order."""
-    whole = hashlib.sha256()
-    for part in (contents.entries, contents.packs):
-        for name, text in sorted(part.items()):
-            data = text.encode()
-            whole.update(f"{name}\0{len(data)}\0".encode() + data)
-        whole.update(b"\1")
-    return whole.hexdigest()
-
-
-def diff_entries(before: Mapping[str, str], after: Mapping[str, str], *, old: str, new: str) -> str:
-    """Unified diff of two sets of entries, id -> markdown."""
-    out: list[str] = []
-    for name in sorted(before.keys() | after.keys()):
-        a, b = before.get(name, ""), after.get(name, "")
-        if a != b:
-            lines = difflib.unified_diff(
-                a.split("\n"),
-                b.split("\n"),
-                f"{old}/{name}.md",
-                f"{new}/{name}.md",
-                lineterm="",
-                n=1,
-            )
-            out += lines
-    return "\n".join(out) + "\n" if out else ""

@@ -8,9 +8,6 @@ import unicodedata
 _WORD = re.compile(r"[^\W_]+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|“[^”]*”")
-NEGATIONS = frozenset(
-    {"not", "no", "without", "never", "excluding", "except", "non", "isnt", "arent"}
-)
 STOPWORDS = frozenset(
     "a an the of in on at for to by is are was were be do does did we our us i me my you your "
     "what which who whom whose how many much list show give tell find get please and or with "
@@ -44,9 +41,10 @@ def squeeze(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def numbers(text: str) -> tuple[str, ...]:
-    """The numbers of a text, sorted."""
-    return tuple(sorted(_NUMBER.findall(text)))
+def slots(question: str) -> tuple[str, ...]:
+    """Its numbers and quoted values in order, as a query writes them (`1,000` is `1000`)."""
+    found = re.finditer(f"{_QUOTED.pattern}|{_NUMBER.pattern}", question)
+    return tuple(part[0].strip("'\"“”").replace(",", "").casefold() for part in found)
 
 
 def skeleton(question: str) -> str:

@@ -7,6 +7,8 @@
 | POST /invocations | SageMaker: either body, told by its fields |
 | GET /health, /ping | 200 while requests are taken, else 503; never needs a key |
 | GET /metrics | Prometheus text |
+| GET /knowledge | the review page; needs no key |
+| /v1/knowledge/... | the tenant's knowledge base (`knowledge/routes.py`) |
 | GET /debug/memory | live tensors and large containers; only with `server.debug` |
 """
 
@@ -18,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepwell.base.config import Config, ServerConfig
 from stepwell.base.errors import (
@@ -30,8 +33,16 @@ from stepwell.base.errors import (
 from stepwell.base.units import parse_bytes
 from stepwell.doctor.leaks.audit import audit
 from stepwell.server.async_engine import AsyncEngine
-from stepwell.server.auth import ANYONE, Caller, KeyRing, check_host_header, is_loopback
+from stepwell.server.auth import (
+    ANYONE,
+    Caller,
+    KeyRing,
+    check_host_header,
+    check_origin_header,
+    is_loopback,
+)
 from stepwell.server.errors import (
+    KnowledgeOff,
     MethodNotAllowed,
     RequestTimeout,
     UnknownRoute,
@@ -39,11 +50,21 @@ from stepwell.server.errors import (
 )
 from stepwell.server.generate import answer, last_words
 from stepwell.server.http import Exchange, Receive, Scope, Send
+from stepwell.server.knowledge.pack_engine import ServerPackEngine
+from stepwell.server.knowledge.packs import PackKeeper
+from stepwell.server.knowledge.ports import Giver
+from stepwell.server.knowledge.site import PATH as PAGE
+from stepwell.server.knowledge.site import Site
+from stepwell.server.knowledge.start import make_knowledge
+from stepwell.server.knowledge.wish import FIELD as KNOWLEDGE
 from stepwell.server.limits import RateLimitedFor, RateLimiter, Resource
 from stepwell.server.metrics import CONTENT_TYPE, Metrics
 from stepwell.server.ports import EngineLike
 from stepwell.server.protocol import Job, Kind, kind_of, parse_json, prepare
 from stepwell.server.recorder import Recorder
+
+if TYPE_CHECKING:
+    from stepwell.server.knowledge.http import KnowledgePaths
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +73,10 @@ _INLINE_BYTES = 4096
 
 _OPEN_PATHS = frozenset({"/health", "/ping"})
 _MODELS = "/v1/models"
+_KNOWLEDGE = "/v1/knowledge"
 
+_A = TypeVar("_A")
+_T = TypeVar("_T")
 _Handler = Callable[[Exchange, Caller], Awaitable[None]]
 
 
@@ -71,6 +95,19 @@ class App:
         recorder: Recorder | None = None,
     ) -> None:
         settings = config.server
+        self.knowledge = (
+            make_knowledge(
+                config.knowledge,
+                tokenizer=engine.tokenizer,
+                keeper=PackKeeper(
+                    ServerPackEngine(lambda: self.engine),
+                    engine.tokenizer,
+                    pins=config.knowledge.pin,
+                ),
+            )
+            if engine.tokenizer is not None
+            else None
+        )
         self.metrics = Metrics(
             model_name=engine.info.name,
             cache_config={
@@ -78,6 +115,7 @@ class App:
                 "cache_dtype": config.model.kv,
                 "enable_prefix_caching": str(config.cache.prefix_caching),
             },
+            knowledge=self.knowledge.counts if self.knowledge is not None else None,
         )
         self.engine = AsyncEngine(engine, metrics=self.metrics, recorder=recorder)
         self._settings: ServerConfig = settings
@@ -92,6 +130,7 @@ class App:
         self._max_in_flight = limits.max_waiting + limits.max_sequences
         self._in_flight = 0
         self._preparers = ThreadPoolExecutor(2, thread_name_prefix="stepwell-prepare")
+        self._knowledge_paths = self._make_knowledge_paths()
         self._created = int(time.time())
         self._routes: dict[str, dict[str, _Handler]] = {
             "/health": {"GET": self._health},
@@ -104,6 +143,20 @@ class App:
         }
         if settings.debug:
             self._routes["/debug/memory"] = {"GET": self._debug_memory}
+        self._site = Site()
+        self._known = frozenset(self._routes)
+        if self._knowledge_paths is not None:
+            self._known |= self._knowledge_paths.patterns | self._site.paths
+
+    def _make_knowledge_paths(self) -> KnowledgePaths | None:
+        if self.knowledge is None:
+            return None
+        from stepwell.server.knowledge.http import KnowledgePaths
+
+        timeout = self._settings.request_timeout
+        return KnowledgePaths(
+            self.knowledge, engine=self.engine, timeout=timeout, max_body=self._max_body
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -119,8 +172,12 @@ class App:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self.engine.start()
+                if self.knowledge is not None:
+                    self.knowledge.keeper.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
+                if self.knowledge is not None:
+                    await self.knowledge.close()
                 await self.engine.stop(grace=0.0)
                 self.engine.close()
                 self._preparers.shutdown(wait=False)
@@ -135,7 +192,8 @@ class App:
             caller = ANYONE
             if self._only_local:
                 check_host_header(exchange.header("host"))
-            if route not in _OPEN_PATHS:
+                check_origin_header(exchange.header("origin"))
+            if route not in _OPEN_PATHS and route not in self._site.paths:
                 caller = self._keys.caller_of(exchange.header("authorization"))
             await handler(exchange, caller)
         except StepwellError as error:
@@ -144,7 +202,7 @@ class App:
             logger.exception("internal error at %s", route)
             await self._refuse(exchange, StepwellError("an internal error; see the server's log."))
         finally:
-            known = route if route in self._routes else "other"
+            known = route if route in self._known else "other"
             self.metrics.replied(known, exchange.status)
 
     def _find(self, exchange: Exchange) -> tuple[str, _Handler]:
@@ -153,6 +211,11 @@ class App:
         if methods is None and path.startswith(_MODELS + "/"):
             path = _MODELS
             methods = {"GET": self._model}
+        if path == PAGE or path.startswith(PAGE + "/"):
+            self._check_knowledge_on()
+            methods = {"GET": self._page}
+        if path == _KNOWLEDGE or path.startswith(_KNOWLEDGE + "/"):
+            return self._find_knowledge(exchange)
         if methods is None:
             raise UnknownRoute(
                 f"there is no {exchange.path} here.", hint=f"Paths: {', '.join(self._routes)}."
@@ -162,6 +225,27 @@ class App:
                 f"{path} does not take {exchange.method}.", hint=f"Use {', '.join(methods)}."
             )
         return path, methods[exchange.method]
+
+    async def _page(self, exchange: Exchange, caller: Caller) -> None:
+        await self._site(exchange, exchange.path.rstrip("/"))
+
+    def _check_knowledge_on(self) -> None:
+        if self._knowledge_paths is None:
+            raise KnowledgeOff(
+                "this server keeps no knowledge.",
+                hint="Set knowledge.folder (docs/serving.md), then start it again.",
+            )
+
+    def _find_knowledge(self, exchange: Exchange) -> tuple[str, _Handler]:
+        self._check_knowledge_on()
+        assert self._knowledge_paths is not None
+        return self._knowledge_paths.route(exchange), self._knowledge_call
+
+    async def _knowledge_call(self, exchange: Exchange, caller: Caller) -> None:
+        assert self._knowledge_paths is not None
+        now = time.monotonic()
+        self._limiter.admit(caller.tenant, resource=Resource.REQUESTS, amount=1, now=now)
+        await self._knowledge_paths(exchange, caller)
 
     async def _refuse(self, exchange: Exchange, error: StepwellError) -> None:
         self.metrics.refused(error.code)
@@ -243,13 +327,32 @@ class App:
         except TimeoutError as error:
             raise RequestTimeout("the body did not arrive in time.") from error
         if len(body) <= _INLINE_BYTES:
-            return self._prepare(body, kind, caller, now)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._preparers, self._prepare, body, kind, caller, now)
+            fields = parse_json(body)
+        else:
+            fields = await self._on_thread(parse_json, body)
+        prepare_it = partial(self._prepare, fields, kind, caller, now)
+        if self.knowledge is not None and fields.get(KNOWLEDGE) is not None:
+            service, book = self.knowledge, self.knowledge.book(caller)
+            return await book.run(
+                lambda book: prepare_it(service.giver(book, caller)), seconds=timeout
+            )
+        if len(body) <= _INLINE_BYTES:
+            return prepare_it(None)
+        return await self._on_thread(prepare_it, None)
 
-    def _prepare(self, body: bytes, kind: Kind | None, caller: Caller, now: float) -> Job:
-        """Bytes -> Job. Runs on the event loop or on a thread."""
-        fields = parse_json(body)
+    async def _on_thread(self, work: Callable[[_A], _T], argument: _A) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._preparers, work, argument)
+
+    def _prepare(
+        self,
+        fields: dict[str, Any],
+        kind: Kind | None,
+        caller: Caller,
+        now: float,
+        giver: Giver | None,
+    ) -> Job:
+        """A body -> Job. Runs on the event loop, on a thread, or on the tenant's with `giver`."""
         try:
             return prepare(
                 fields,
@@ -258,6 +361,7 @@ class App:
                 tokenizer=self.engine.tokenizer,
                 caller=caller,
                 now=now,
+                giver=giver,
             )
         except RecursionError as error:
             raise RequestError("the body is nested too deeply.") from error

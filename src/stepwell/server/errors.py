@@ -2,7 +2,7 @@
 
     {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
 
-A test holds the table against every class of `base/errors.py`.
+A test holds the table against every class of `base/errors.py` and `knowledge/errors.py`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,42 @@ class UntrustedHost(RequestError):
     code = "untrusted_host"
 
 
+class ForbiddenRole(RequestError):
+    """The key may not do this to its tenant's knowledge. The message names the role."""
+
+    code = "forbidden_role"
+
+
+class KnowledgeOff(RequestError):
+    """This server keeps no knowledge bases."""
+
+    code = "knowledge_off"
+
+
+class KnowledgeBusy(EngineError):
+    """The tenant's knowledge was busy with other calls for too long; nothing was done."""
+
+    code = "knowledge_busy"
+
+
+class UnknownResponse(RequestError):
+    """No reply of that id was given knowledge here, or it is forgotten."""
+
+    code = "response_not_found"
+
+
+class UnknownNote(RequestError):
+    """The caller's session has no note of that id."""
+
+    code = "note_not_found"
+
+
+class PlanChanged(RequestError):
+    """A release was asked for by the digest of its plan, and the plan is another now."""
+
+    code = "plan_changed"
+
+
 HTTP_STATUS: dict[str, HTTPStatus] = {
     "internal_error": HTTPStatus.INTERNAL_SERVER_ERROR,
     "invalid_config": HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -73,6 +109,22 @@ HTTP_STATUS: dict[str, HTTPStatus] = {
     "engine_stopped": HTTPStatus.SERVICE_UNAVAILABLE,
     "step_failed": HTTPStatus.INTERNAL_SERVER_ERROR,
     "request_timeout": HTTPStatus.GATEWAY_TIMEOUT,
+    "forbidden_role": HTTPStatus.FORBIDDEN,
+    "knowledge_off": HTTPStatus.NOT_FOUND,
+    "knowledge_busy": HTTPStatus.SERVICE_UNAVAILABLE,
+    "response_not_found": HTTPStatus.NOT_FOUND,
+    "note_not_found": HTTPStatus.NOT_FOUND,
+    "plan_changed": HTTPStatus.CONFLICT,
+    "knowledge_error": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "knowledge_format": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "knowledge_damaged": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "invalid_entry": HTTPStatus.BAD_REQUEST,
+    "unsafe_entry": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "entry_not_found": HTTPStatus.NOT_FOUND,
+    "release_not_found": HTTPStatus.NOT_FOUND,
+    "entry_erased": HTTPStatus.GONE,
+    "gate_closed": HTTPStatus.CONFLICT,
+    "release_blocked": HTTPStatus.CONFLICT,
 }
 
 _TYPES: dict[HTTPStatus, str] = {

@@ -64,6 +64,9 @@ def health_metrics(
             max(silence, stats.oldest_prefill),
         ),
         ("stats_age_seconds", "Age of the engine's numbers on this page.", stats_age),
+        ("pinned_prefixes", "Prefixes that are kept by name.", stats.prefixes.pins),
+        ("pinned_blocks", "Cached blocks that pins protect.", stats.prefixes.pinned_blocks),
+        ("kv_erasing", "Erasures that some tier has yet to do.", stats.prefixes.erasing),
     )
     counters = (
         ("kv_evicted_tokens", "Cached tokens evicted for want of room.", stats.evicted_tokens),
@@ -73,6 +76,13 @@ def health_metrics(
             stats.returned_tokens,
         ),
         ("prompt_pieces", "Sampled pieces of prompts.", pieces.pieces),
+        (
+            "pin_evictions",
+            "Pinned blocks that a request needed the room of.",
+            stats.prefixes.pin_evictions,
+        ),
+        ("erased_blocks", "Blocks of the device erased.", stats.prefixes.erased_blocks),
+        ("erased_chunks", "Chunks of lower tiers erased.", stats.prefixes.erased_chunks),
         ("prompt_pieces_seen", "Those that an earlier prompt had, at any place.", pieces.seen),
     )
     for name, text, value in gauges:

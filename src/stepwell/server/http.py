@@ -32,6 +32,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.query: str = scope.get("query_string", b"").decode("latin-1")
         self.status = 0
         self.reply_id = ""
         self._headers: list[tuple[bytes, bytes]] = list(scope["headers"])

@@ -20,6 +20,7 @@ from stepwell.base.config import Config
 from stepwell.base.errors import ConfigError
 from stepwell.server.app import App
 from stepwell.server.auth import KeyRing, check_exposure, load_keys
+from stepwell.server.knowledge.start import check_knowledge
 from stepwell.server.ports import EngineLike
 from stepwell.server.recorder import Recorder
 
@@ -104,13 +105,15 @@ class Server(uvicorn.Server):
 
 
 def check_settings(config: Config, *, sagemaker: bool = False) -> KeyRing:
-    """Keys, and the rule that no other machine gets in without one. Raises ConfigError.
+    """Keys, the rule that no other machine gets in without one, and what knowledge needs. Raises
+    ConfigError.
 
     `sagemaker`: the container contract puts its own access control in front.
     """
     keys = load_keys(config.server)
     if not sagemaker:
         check_exposure(config.server.host, keys=keys)
+    check_knowledge(config.knowledge, tenants=keys.tenants())
     return keys
 
 

@@ -7,7 +7,6 @@ the event loop (one clock reading per engine step), so nothing here needs a lock
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -24,6 +23,7 @@ from stepwell import __version__
 from stepwell.base.account import MemoryAccount
 from stepwell.base.request import Delta, EngineStats, GenerationRequest, Timings
 from stepwell.server.health_metrics import PromptPieces, health_metrics
+from stepwell.server.histogram import Histogram
 from stepwell.server.memory_metrics import memory_metrics
 from stepwell.server.stream_metrics import stream_metrics
 from stepwell.server.tier_metrics import TierPage
@@ -74,34 +74,18 @@ HISTOGRAMS: dict[str, tuple[tuple[float, ...], str]] = {
 }
 
 
-class Histogram:
-    """Counts per upper bound, and the sum. One per model, so without labels."""
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, count up to it) as Prometheus wants them."""
-        names = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
-        total = 0
-        rows: list[tuple[str, float]] = []
-        for name, count in zip(names, self.counts, strict=True):
-            total += count
-            rows.append((name, total))
-        return rows
-
-
 class Metrics:
     """Everything counted by the server itself."""
 
-    def __init__(self, *, model_name: str, cache_config: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        cache_config: dict[str, str] | None = None,
+        knowledge: Collector | None = None,
+    ) -> None:
+        """`knowledge`: its own counts, where the server keeps knowledge bases."""
+        self.knowledge = knowledge
         self.model_name = model_name
         self.cache_config = cache_config or {}
         self.histograms = {name: Histogram(bounds) for name, (bounds, _) in HISTOGRAMS.items()}
@@ -221,6 +205,8 @@ class _Page(Collector):
             silence=silence, stats_age=self._stats_age,
         )  # fmt: skip
         yield from self._http()
+        if self._metrics.knowledge is not None:
+            yield from self._metrics.knowledge.collect()
 
     def _gauges(self) -> Iterable[Metric]:
         stats = self._stats

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from stepwell.base.account import MemoryAccount
 from stepwell.base.decisions import Decision
+from stepwell.base.prefix import Erased, Erasure, PinState, PrefixPin
 from stepwell.base.request import Delta, EngineStats, GenerationRequest
 
 
@@ -62,6 +63,15 @@ class EngineLike(Protocol):
 
     def abort(self, request_id: str) -> None:
         """End the request's choices with FinishReason.ABORT and free their memory."""
+
+    def pin_prefix(self, pin: PrefixPin) -> PinState:
+        """Keep the KV of a prefix until `unpin_prefix`. Computes nothing."""
+
+    def unpin_prefix(self, name: str) -> None:
+        """Unknown names are ignored."""
+
+    def forget(self, erasure: Erasure) -> Erased:
+        """Nobody is given what this names any more."""
 
     def stats(self) -> EngineStats:
         """Counters and gauges at this moment."""

@@ -18,7 +18,12 @@ from stepwell.base.request import GenerationRequest
 from stepwell.base.sampling import SamplingParams
 from stepwell.server.auth import ANYONE, Caller
 from stepwell.server.context import CONTEXT_FIELDS, read_context
+from stepwell.server.errors import KnowledgeOff
 from stepwell.server.fields import Fields, check_text
+from stepwell.server.knowledge.ports import Gave, Giver
+from stepwell.server.knowledge.told import Told
+from stepwell.server.knowledge.wish import FIELD as KNOWLEDGE
+from stepwell.server.knowledge.wish import Mode, Wish, read_wish
 from stepwell.server.messages import read_messages
 from stepwell.server.ports import ModelInfoLike, TokenizerLike
 from stepwell.server.sampling import (
@@ -42,7 +47,7 @@ class Kind(enum.Enum):
     COMPLETION = "cmpl"
 
 
-_COMMON_FIELDS = COMMON_FIELDS | CONTEXT_FIELDS
+_COMMON_FIELDS = COMMON_FIELDS | CONTEXT_FIELDS | {KNOWLEDGE}
 _CHAT_FIELDS = _COMMON_FIELDS | {
     "messages",
     "max_completion_tokens",
@@ -91,11 +96,13 @@ class ReplyOptions:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The requests of one body, one per prompt, with the prompts' texts where echo needs them."""
+    """The requests of one body, one per prompt, with the prompts' texts where echo needs them.
+    `told`: what the reply says of the knowledge that they were given; None where none was asked."""
 
     options: ReplyOptions
     requests: tuple[GenerationRequest, ...]
     prompt_texts: tuple[str, ...]
+    told: Told | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -131,9 +138,11 @@ def prepare(
     tokenizer: TokenizerLike,
     caller: Caller = ANYONE,
     now: float | None = None,
+    giver: Giver | None = None,
 ) -> Job:
     """Check and tokenize a body. `caller`: by its key; what the body says goes before what the key
-    says. `now`: arrival on the monotonic clock. Raises RequestError."""
+    says. `now`: arrival on the monotonic clock. `giver`: of the caller's knowledge; None: there is
+    none. Raises RequestError, and KnowledgeError where the body asks for knowledge."""
     fields = Fields(body)
     _check_names(fields, kind)
     if "model" in fields and fields.string("model", "") != info.name:
@@ -147,11 +156,14 @@ def prepare(
     sampling = read_sampling(fields, max_tokens=_max_tokens(fields, kind), logprobs=logprobs)
     options = _options(fields, kind, info, sampling, echo=echo)
     context = read_context(fields)
+    asked = _asked(fields, giver, options.reply_id)
     if kind is Kind.CHAT:
-        prompts: list[tuple[int, ...]] = [_chat_prompt(fields, tokenizer)]
-        texts = [""]
+        gave, prompt = _chat_prompt(fields, tokenizer, asked)
+        prompts, texts = [prompt], [""]
     else:
-        prompts, texts = _completion_prompts(fields, info, tokenizer, echo=echo)
+        gave = _given_prompt(fields, asked) if asked is not None else None
+        given = gave.messages[0]["content"] if gave is not None else fields.get("prompt")
+        prompts, texts = _completion_prompts(fields, given, info, tokenizer, echo=echo)
     requests = tuple(
         GenerationRequest(
             request_id=f"{options.reply_id}-{number}",
@@ -168,7 +180,49 @@ def prepare(
         )
         for number, prompt in enumerate(prompts)
     )
-    return Job(options=options, requests=requests, prompt_texts=tuple(texts))
+    told = None
+    if asked is not None and gave is not None:
+        told = gave.told
+        if asked.wish.mode is Mode.ON:
+            marks = asked.giver.sent(gave, requests[0])
+            requests = tuple(replace(request, marks=marks) for request in requests)
+    return Job(options=options, requests=requests, prompt_texts=tuple(texts), told=told)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A body's wish for knowledge, and who can fulfil it."""
+
+    giver: Giver
+    wish: Wish
+    reply_id: str
+
+
+def _asked(fields: Fields, giver: Giver | None, reply_id: str) -> _Asked | None:
+    wish = read_wish(fields)
+    if wish is None:
+        return None
+    if giver is None:
+        raise KnowledgeOff(
+            "this server keeps no knowledge.",
+            hint="Set knowledge.folder (docs/serving.md), or leave `knowledge` out.",
+            param=KNOWLEDGE,
+        )
+    return _Asked(giver, wish, reply_id)
+
+
+def _given_prompt(fields: Fields, asked: _Asked) -> Gave:
+    value = fields.get("prompt")
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str):
+        raise InvalidParameter(
+            "a request for knowledge takes one prompt, as a string.",
+            hint="Send one request a prompt, or leave `knowledge` out.",
+            param="prompt",
+        )
+    text = check_text(value, where="prompt")
+    return asked.giver.prompt(text, asked.wish, reply_id=asked.reply_id)
 
 
 def _check_names(fields: Fields, kind: Kind) -> None:
@@ -243,16 +297,23 @@ def _options(
     )
 
 
-def _chat_prompt(fields: Fields, tokenizer: TokenizerLike) -> tuple[int, ...]:
+def _chat_prompt(
+    fields: Fields, tokenizer: TokenizerLike, asked: _Asked | None
+) -> tuple[Gave | None, tuple[int, ...]]:
     messages = read_messages(fields.get("messages"))
+    kwargs = _template_kwargs(fields)
+    gave = None
+    if asked is not None:
+        gave = asked.giver.chat(messages, asked.wish, reply_id=asked.reply_id)
+        messages = gave.messages
     continues = fields.boolean("continue_final_message", False)
     ids = tokenizer.encode_chat(
         messages,
         add_generation_prompt=fields.boolean("add_generation_prompt", not continues),
         continue_final_message=continues,
-        template_kwargs=_template_kwargs(fields),
+        template_kwargs=kwargs,
     )
-    return tuple(ids)
+    return gave, tuple(ids)
 
 
 def _template_kwargs(fields: Fields) -> dict[str, Any] | None:
@@ -268,10 +329,9 @@ def _template_kwargs(fields: Fields) -> dict[str, Any] | None:
 
 
 def _completion_prompts(
-    fields: Fields, info: ModelInfoLike, tokenizer: TokenizerLike, *, echo: bool
+    fields: Fields, value: Any, info: ModelInfoLike, tokenizer: TokenizerLike, *, echo: bool
 ) -> tuple[list[tuple[int, ...]], list[str]]:
     """Token ids and (for echo) texts of a string, strings, token ids, or lists of them."""
-    value = fields.get("prompt")
     if value is None:
         raise InvalidParameter("prompt is missing.", param="prompt")
     single = isinstance(value, str) or (

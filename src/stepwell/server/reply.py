@@ -13,6 +13,7 @@ from typing import Any
 
 from stepwell.base.request import Delta, FinishReason, TokenLogprobs, Usage
 from stepwell.server.http import event
+from stepwell.server.knowledge.told import Told
 from stepwell.server.logprobs import LegacyLogprobs, chat_logprobs, prompt_logprobs
 from stepwell.server.ports import TokenizerLike
 from stepwell.server.protocol import Job, Kind, ReplyOptions
@@ -69,6 +70,7 @@ class ReplyBuilder:
         self._tokenizer = tokenizer
         self._number = {request.request_id: i for i, request in enumerate(job.requests)}
         self.choices = [self._new_choice(i) for i in range(len(job.requests) * job.options.n)]
+        self._ended = 0
         self._head = event(_frame(self._options, "chunk"))[: -len(b"}\n\n")]
 
     @property
@@ -96,6 +98,8 @@ class ReplyBuilder:
         reply = _frame(self._options, "whole")
         reply["choices"] = [self._whole_choice(choice) for choice in self.choices]
         reply["usage"] = self.usage()
+        if self._job.told is not None:
+            reply["knowledge"] = self._knowledge(self._job.told)
         return reply
 
     def chunk(self, choice: ChoiceState) -> bytes:
@@ -121,6 +125,10 @@ class ReplyBuilder:
             payload["usage"] = self._usage_so_far()
         elif options.include_usage:
             payload["usage"] = None
+        if choice.finish_reason is not None:
+            self._ended += 1
+            if self._ended == len(self.choices) and self._job.told is not None:
+                payload["knowledge"] = self._knowledge(self._job.told)
         choice.sent()
         return event(payload)
 
@@ -131,10 +139,17 @@ class ReplyBuilder:
         payload["usage"] = self.usage()
         return event(payload)
 
+    def _knowledge(self, told: Told) -> dict[str, Any]:
+        """In the whole reply, or in the last chunk that has a choice."""
+        return told.as_dict(cached_tokens=self._cached_tokens())
+
+    def _cached_tokens(self) -> int:
+        first = [self.choices[i * self._options.n].usage for i in range(len(self._job.requests))]
+        return sum(usage.cached_tokens for usage in first if usage is not None)
+
     def usage(self) -> dict[str, Any]:
         """Tokens of the whole job: each prompt once, every choice's output."""
-        first = [self.choices[i * self._options.n].usage for i in range(len(self._job.requests))]
-        cached = sum(usage.cached_tokens for usage in first if usage is not None)
+        cached = self._cached_tokens()
         output = sum(
             choice.usage.completion_tokens if choice.usage is not None else choice.output_tokens
             for choice in self.choices

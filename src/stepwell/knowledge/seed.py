@@ -1,0 +1,78 @@
+"""Where a new tenant starts: candidates from DDL and from a log of queries. SQL is only read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import sqlglot
+from sqlglot import exp
+
+from stepwell.knowledge.errors import InvalidEntry
+from stepwell.knowledge.payload import Payload, Relationship, Schema, Template
+from stepwell.knowledge.sql import is_query, parse_query
+
+
+def from_ddl(ddl: str, *, dialect: str = "sqlite") -> tuple[Payload, ...]:
+    """A schema of each CREATE TABLE, a relationship of each foreign key. Raises InvalidEntry."""
+    try:
+        trees = sqlglot.parse(ddl, read=dialect)
+    except (sqlglot.errors.SqlglotError, RecursionError) as error:
+        raise InvalidEntry(f"DDL cannot be read: {error}"[:300], param="ddl") from None
+    found: list[Payload] = []
+    for tree in trees:
+        if isinstance(tree, exp.Create) and isinstance(tree.this, exp.Schema):
+            found += _table(tree.this, dialect)
+    return tuple(dict.fromkeys(found))
+
+
+def _table(made: exp.Schema, dialect: str) -> Iterator[Payload]:
+    table = made.this.name
+    columns = [part for part in made.expressions if isinstance(part, exp.ColumnDef)]
+    if columns:
+        texts = [f"{c.name} {c.kind.sql(dialect) if c.kind else ''}".strip() for c in columns]
+        yield Schema(table=table, columns=tuple(texts))
+    for column in columns:
+        for reference in column.find_all(exp.Reference):
+            yield from _joined(table, [column.name], reference)
+    for key in made.find_all(exp.ForeignKey):
+        target = key.args.get("reference")
+        if isinstance(target, exp.Reference):
+            yield from _joined(table, [part.name for part in key.expressions], target)
+
+
+def _joined(table: str, columns: list[str], reference: exp.Reference) -> Iterator[Relationship]:
+    target = reference.this
+    others = [part.name for part in target.expressions] if isinstance(target, exp.Schema) else []
+    name = target.this.name if isinstance(target, exp.Schema) else target.name
+    if len(columns) == len(others) == 1:
+        yield Relationship(left=f"{table}.{columns[0]}", right=f"{name}.{others[0]}")
+
+
+def from_log(log: Iterable[tuple[str, str]], *, least: int = 2) -> tuple[tuple[Payload, int], ...]:
+    """Of (question or empty, SQL): templates and joins that came up at least so often, with how
+    often, most first. What is no single SELECT is left out."""
+    times: Counter[tuple[str, ...]] = Counter()
+    first: dict[tuple[str, ...], Payload] = {}
+    for question, sql in log:
+        for payload in _used(question, sql) if is_query(sql) else ():
+            key = (type(payload).__name__, payload.subject, payload.claim)
+            times[key] += 1
+            first.setdefault(key, payload)
+    often = [(first[key], count) for key, count in times.items() if count >= least]
+    return tuple(sorted(often, key=lambda item: (-item[1], item[0].subject, item[0].claim)))
+
+
+def _used(question: str, sql: str) -> Iterator[Payload]:
+    if question.strip():
+        yield Template(question=question, sql=sql)
+    tree = parse_query(sql)
+    assert tree is not None
+    tables = {t.alias_or_name.casefold(): t.name for t in tree.find_all(exp.Table)}
+    for join in tree.find_all(exp.Join):
+        for equal in join.find_all(exp.EQ):
+            sides = [s for s in (equal.left, equal.right) if isinstance(s, exp.Column) and s.table]
+            names = [f"{tables.get(s.table.casefold(), s.table)}.{s.name}" for s in sides]
+            if len(names) == 2 and names[0].partition(".")[0] != names[1].partition(".")[0]:
+                left, right = sorted(names)
+                yield Relationship(left=left, right=right)
