@@ -26,8 +26,11 @@ def test_every_bug_class_has_a_test_or_says_why_not() -> None:
 
 
 def test_every_metric_that_is_named_is_one() -> None:
-    source = ROOT / "src" / "stepwell" / "server" / "tier_metrics.py"
-    text = source.read_text(encoding="utf-8")
+    folder = ROOT / "src" / "stepwell" / "server"
+    text = "".join(
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("tier_metrics.py", "health_metrics.py")
+    )
     names = set(re.findall(r"`stepwell_(\w+?)(?:_total)?(?:\{[\w,]+\})?`", PAGE))
     assert len(names) > 10
     for name in names:
