@@ -34,13 +34,17 @@ def ceiling(quick):
 def ttft(prompts, max_tokens, warm):
     step = 1 / rate
     return first_token_figures([len(prompts[0]) * step / 10], [step] * warm, [step] * max_tokens)
+def decode(prompt, max_tokens, turns=1):
+    piece = dict(tokens=10, seconds=10 / rate, context=len(prompt), read_rate=1e6)
+    return dict(ttft=[1.0], decode_rate=rate, pieces=[piece])
 def run(requests):
     if name == "short":
         return dict(complete=False)
     tokens = sum(request["max_tokens"] for request in requests)
     return dict(complete=True, output_tokens=tokens, seconds=tokens / rate / 5)
 WEIGHTS = weights
-serve_contestant(dict(load=load, ceiling=ceiling, ttft=ttft, run=run))
+serve_contestant(dict(load=load, ceiling=ceiling, ttft=ttft, decode=decode,
+                         run=run))
 """
 TINY = Sizes(warm=40, short=8, decode=4, prefill=64, requests=4, lengths=0.02)
 TIMED = (Part.DECODE, Part.PREFILL, Part.BATCH)
@@ -94,7 +98,9 @@ def test_everyone_takes_turns_and_who_cannot_is_named_with_the_reason(tmp_path: 
     assert summary["decode_tps_bf16"] == pytest.approx(50)
     assert summary["prefill_tps_bf16"] == pytest.approx(500)
     assert summary["batch32_tps_bf16"] == pytest.approx(250)
-    assert summary["decode_share_of_bound_bf16"] == pytest.approx(50 * 2200 / 2e6)
+    read = 2200 + 8 * Sizes().short  # bytes a token; pieces read 1e6 bytes/s beside them
+    assert summary["decode_share_of_bound_bf16"] == pytest.approx(50 * read / 1e6)
+    assert summary["read_beside_decode_gbps"] == pytest.approx(1e-3)
     assert summary["rivals"]["good bf16"]["batch32"] == pytest.approx(1.25)
     assert set(summary["rivals"]) == {"good bf16", "short bf16"}
     assert "batch32" not in summary["rivals"]["short bf16"]

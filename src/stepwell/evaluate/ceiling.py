@@ -10,9 +10,11 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
+from stepwell.evaluate.statistics import median
 from stepwell.evaluate.workload import Workload
 
 
@@ -104,15 +106,19 @@ def measure_ceiling(*, quick: bool) -> Ceiling:
     )  # fmt: skip
 
 
-def _best(call: Callable[[], Any], tries: int) -> float:
-    """Seconds of the fastest try, after one that warms up."""
-    call()
-    best = float("inf")
-    for _ in range(tries):
+def _seconds(call: Callable[[], Any], tries: int) -> list[float]:
+    """Of each try, after one that warms up."""
+    found = []
+    for _ in range(1 + tries):
         start = time.perf_counter()
         call()
-        best = min(best, time.perf_counter() - start)
-    return best
+        found.append(time.perf_counter() - start)
+    return found[1:]
+
+
+def _best(call: Callable[[], Any], tries: int) -> float:
+    """Seconds of the fastest try."""
+    return min(_seconds(call, tries))
 
 
 def _gemm(size: int, tries: int, *, threads: int) -> float:
@@ -145,17 +151,40 @@ def read_rate(volume: int) -> float:
     return _read(volume, 3, threads=torch.get_num_threads())
 
 
+class Reading:
+    """An array far larger than the caches, to be read again and again. Use as a context manager."""
+
+    def __init__(self, volume: int, *, threads: int) -> None:
+        import numpy as np
+
+        self._volume = volume
+        self._parts = np.array_split(np.ones(volume // 8, dtype=np.float64), threads)
+        self._pool = ThreadPoolExecutor(threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def rate(self, tries: int = 3) -> float:
+        """Bytes/s of summing it with all threads: the best of so many passes."""
+        return self._volume / min(self._passes(tries))
+
+    def usual_rate(self, tries: int = 5) -> float:
+        """The median over so many passes: what stands beside other medians."""
+        return self._volume / median(self._passes(tries))
+
+    def _passes(self, tries: int) -> list[float]:
+        """Seconds of each, after one that warms up."""
+        add_up = _reader()
+        return _seconds(lambda: list(self._pool.map(add_up, self._parts)), tries)
+
+
 def _read(volume: int, tries: int, *, threads: int) -> float:
     """Bytes/s of summing an array far larger than the caches, by that many threads."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import numpy as np
-
-    add_up = _reader()
-    array = np.ones(volume // 8, dtype=np.float64)
-    parts = np.array_split(array, threads)
-    with ThreadPoolExecutor(threads) as pool:
-        return volume / _best(lambda: list(pool.map(add_up, parts)), tries)
+    with Reading(volume, threads=threads) as reading:
+        return reading.rate(tries)
 
 
 @functools.cache

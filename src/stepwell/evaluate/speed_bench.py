@@ -3,7 +3,8 @@ machine allows and beside rivals with the same precision.
 
 Contestants are processes that take turns within a round (A B A B); the machine's ceiling is
 measured before and after each part of each round (of decoding, each contestant), and a share is
-against the better of the two.
+against the better of the two; of Stepwell's own decoding, against what reading gave between its
+pieces (beside_reading.py).
 Ratios pair what the same round measured.
 """
 
@@ -167,7 +168,7 @@ def _one_turn(
     run.say(f"round {asked.turn + 1}, {part.value}: {variant.label}")
     start = time.monotonic()
     try:
-        figures = measure(part, contestants.contestants[variant], asked)
+        figures = measure(part, contestants.contestants[variant], asked, own=variant.own)
     except ContestantFailed as error:
         run.missing[name] = error.message
         return None
@@ -185,7 +186,7 @@ def _keep(
     beside = before.best(after)
     for variant, figures in found.items():
         share = share_of_bound(
-            part, figures["tokens_per_s"], loaded=contestants.loaded[variant.label],
+            part, figures, loaded=contestants.loaded[variant.label],
             cost=contestants.cost, ceiling=beside, asked=asked,
         )  # fmt: skip
         run.samples.append(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stepwell.evaluate.beside_reading import share_beside_reading
 from stepwell.evaluate.ceiling import Ceiling, ModelCost
 from stepwell.evaluate.speed_options import Part
 from stepwell.evaluate.speed_parts import Asked
@@ -20,21 +21,25 @@ def bytes_per_token(loaded: Mapping[str, Any], cost: ModelCost) -> int:
 
 
 def share_of_bound(
-    part: Part, rate: float, *, loaded: Mapping[str, Any], cost: ModelCost, ceiling: Ceiling,
-    asked: Asked,
+    part: Part, figures: Mapping[str, Any], *, loaded: Mapping[str, Any], cost: ModelCost,
+    ceiling: Ceiling, asked: Asked,
 ) -> float | None:  # fmt: skip
-    """Of what the ceiling measured beside it allows; None where nobody knows what was to be read.
+    """Of what the ceiling measured beside it allows, for pieces of decoding of what reading between
+    them gave; None where nobody knows what was to be read.
 
     Prompts and mixed requests of every precision are held against the bf16 bound, which low-bit
     products may exceed.
     """
-    sizes = asked.sizes
+    sizes, rate = asked.sizes, figures["tokens_per_s"]
     if part is Part.PREFILL:
         return rate / cost.prefill_bound(ceiling, length=sizes.prefill)
     if part is Part.BATCH:
         work = sizes.mix(asked.share, vocab_size=asked.vocab_size).draw()
         return rate * cost.mix_seconds(ceiling, work) / work.output_tokens
     read = float(bytes_per_token(loaded, cost))
+    if "pieces" in figures:
+        kv = int(loaded["cost"]["kv_bytes"])
+        return share_beside_reading(figures["pieces"], weights=read, kv=kv)
     if part is Part.LONG:
         if "cost" not in loaded:  # a rival does not say what its KV takes
             return None

@@ -16,6 +16,7 @@ from stepwell.evaluate.statistics import median
 from stepwell.evaluate.workload import random_tokens
 
 _WARM_TURNS = 2
+_LONG_TURNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +48,10 @@ def warm_up(contestant: Contestant, asked: Asked, *, batch: bool) -> None:
         contestant.ask("run", requests=requests)
 
 
-def measure(part: Part, contestant: Contestant, asked: Asked) -> dict[str, Any]:
-    """Figures with `tokens_per_s` among them. Raises ContestantFailed."""
-    return _MEASURES[part](contestant, asked)
+def measure(part: Part, contestant: Contestant, asked: Asked, *, own: bool) -> dict[str, Any]:
+    """Figures with `tokens_per_s` among them. `own`: Stepwell, whose decoding is held against the
+    reading of memory beside it (`pieces`). Raises ContestantFailed."""
+    return (_OWN_MEASURES if own else _MEASURES)[part](contestant, asked)
 
 
 def _decode(contestant: Contestant, asked: Asked) -> dict[str, Any]:
@@ -57,7 +59,14 @@ def _decode(contestant: Contestant, asked: Asked) -> dict[str, Any]:
     sizes = asked.sizes
     prompt = asked.prompt(sizes.short)
     found = contestant.ask("ttft", prompts=[prompt], max_tokens=1 + sizes.decode, warm=0)
-    return {"tokens_per_s": found["decode_rate"], "step_s": found["decode_step"]}
+    return {"tokens_per_s": found["decode_rate"]}
+
+
+def _decode_beside_reading(contestant: Contestant, asked: Asked) -> dict[str, Any]:
+    """The same, in pieces."""
+    sizes = asked.sizes
+    found = contestant.ask("decode", prompt=asked.prompt(sizes.short), max_tokens=1 + sizes.decode)
+    return {"tokens_per_s": found["decode_rate"], "pieces": found["pieces"]}
 
 
 def _prefill(contestant: Contestant, asked: Asked) -> dict[str, Any]:
@@ -81,9 +90,20 @@ def _long(contestant: Contestant, asked: Asked) -> dict[str, Any]:
     sizes = asked.sizes
     found = contestant.ask(
         "ttft", prompts=[asked.prompt(sizes.long)], max_tokens=1 + sizes.long_decode,
-        warm=_WARM_TURNS,
+        warm=_LONG_TURNS - 1,
     )  # fmt: skip
     return {"tokens_per_s": found["decode_rate"], "cold_ttft_s": found["cold"][0]}
+
+
+def _long_beside_reading(contestant: Contestant, asked: Asked) -> dict[str, Any]:
+    """The same, in pieces."""
+    sizes = asked.sizes
+    found = contestant.ask(
+        "decode", prompt=asked.prompt(sizes.long), max_tokens=1 + sizes.long_decode,
+        turns=_LONG_TURNS,
+    )  # fmt: skip
+    figures = {"tokens_per_s": found["decode_rate"], "cold_ttft_s": found["ttft"][0]}
+    return figures | {"pieces": found["pieces"]}
 
 
 _MEASURES: dict[Part, Callable[[Contestant, Asked], dict[str, Any]]] = {
@@ -92,3 +112,4 @@ _MEASURES: dict[Part, Callable[[Contestant, Asked], dict[str, Any]]] = {
     Part.BATCH: _batch,
     Part.LONG: _long,
 }
+_OWN_MEASURES = _MEASURES | {Part.DECODE: _decode_beside_reading, Part.LONG: _long_beside_reading}

@@ -161,10 +161,18 @@ def _rates(samples: Sequence[Sample]) -> dict[str, Any]:
 
     return {
         "read_gbps": middle("bandwidth_all", 1e9),
+        "read_beside_decode_gbps": _read_beside(samples),
         "read_gbps_one_thread": middle("bandwidth_one", 1e9),
         "gemm_tflops": middle("flops_all", 1e12),
         "int8_gemm_tops": middle("int8_all", 1e12),
     }
+
+
+def _read_beside(samples: Sequence[Sample]) -> float | None:
+    """GB/s, the median over pieces of bf16's decoding."""
+    mine = [s for s in samples if (s.part, s.variant) == (Part.DECODE.value, PLAIN.label)]
+    rates = [piece["read_rate"] / 1e9 for s in mine for piece in s.figures.get("pieces", ())]
+    return median(rates) if rates else None
 
 
 def _rivals(samples: Sequence[Sample]) -> dict[str, dict[str, float | None]]:

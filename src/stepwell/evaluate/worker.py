@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from stepwell.evaluate.ceiling import ModelCost, measure_ceiling
+from stepwell.evaluate.beside_reading import PIECE, Piece, decode_beside_reading
+from stepwell.evaluate.ceiling import ModelCost, Reading, measure_ceiling
+from stepwell.evaluate.driving import Driver
 from stepwell.evaluate.memory import AllocationCounter, malloc_bytes
 from stepwell.evaluate.protocol import serve_contestant
 from stepwell.evaluate.statistics import first_token_figures, slope
@@ -24,18 +27,11 @@ from stepwell.hardware.collector import collect_rarely
 from stepwell.hardware.machine import resident_bytes
 
 if TYPE_CHECKING:
+    from stepwell.engine.engine import Engine
     from stepwell.engine.llm import LLM
 
 _SOAK_SAMPLES = 100
-
-
-@dataclass(slots=True)
-class _Track:
-    """One request as it runs: moments of its tokens, on the monotonic clock."""
-
-    max_tokens: int
-    times: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+_READ_BYTES = 512 << 20
 
 
 class StepwellContestant:
@@ -43,7 +39,6 @@ class StepwellContestant:
 
     def __init__(self) -> None:
         self._llm: LLM | None = None
-        self._count = 0
 
     def operations(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """What the protocol may ask for."""
@@ -51,6 +46,7 @@ class StepwellContestant:
             "load": self.load,
             "run": self.run,
             "ttft": self.ttft,
+            "decode": self.decode,
             "ceiling": lambda quick: measure_ceiling(quick=quick).as_dict(),
             "memory": self.memory,
             "soak": self.soak,
@@ -90,7 +86,7 @@ class StepwellContestant:
         engine.clear_cache()
         engine.reset_counters()
         start = time.monotonic()
-        tracks = self._drive(requests)
+        tracks = self._driver.run(requests)
         seconds = time.monotonic() - start
         stats = engine.stats()
         return {
@@ -116,10 +112,32 @@ class StepwellContestant:
             self._engine.clear_cache()
             for turn in range(1 + warm):
                 start = time.monotonic()
-                (track,) = self._drive([{"prompt": prompt, "max_tokens": max_tokens}])
+                (track,) = self._driver.run([{"prompt": prompt, "max_tokens": max_tokens}])
                 (cold if turn == 0 else again).append(track.times[0] - start)
                 steps += [b - a for a, b in pairwise(track.times)]
         return first_token_figures(cold, again, steps)
+
+    def decode(self, prompt: Sequence[int], max_tokens: int, turns: int = 1) -> dict[str, Any]:
+        """One sequence, its prompt computed in the first of the turns; between pieces of it memory
+        is read. Seconds to the first token, tokens a second after it, and the pieces."""
+        import torch
+
+        driver, threads = self._driver, torch.get_num_threads()
+        driver.engine.clear_cache()
+        first: list[float] = []
+        pieces: list[Piece] = []
+        with Reading(_READ_BYTES, threads=threads) as reading:
+            for _ in range(turns):
+                start = time.monotonic()
+                track = driver.add({"prompt": prompt, "max_tokens": max_tokens})
+                driver.advance(track)
+                first.append(track.times[0] - start)
+                pieces += decode_beside_reading(
+                    partial(driver.advance, track), context=len(prompt), reading=reading,
+                    piece=min(PIECE, max_tokens - 1),
+                )  # fmt: skip
+        rate = sum(piece.tokens for piece in pieces) / sum(piece.seconds for piece in pieces)
+        return {"ttft": first, "decode_rate": rate, "pieces": [asdict(piece) for piece in pieces]}
 
     def memory(self, mix: Mapping[str, Any], warm_turns: int = 2) -> dict[str, Any]:
         """Waste and allocations over one drawing of the mix, after `warm_turns` others."""
@@ -127,11 +145,15 @@ class StepwellContestant:
         counter = AllocationCounter()
         pool = self._pool_address
         for turn in range(warm_turns):
-            self._drive(_as_dicts(mixed, turn), on_step=lambda: counter.warm(pool_address=pool()))
+            self._driver.run(
+                _as_dicts(mixed, turn), on_step=lambda: counter.warm(pool_address=pool())
+            )
         self._engine.clear_cache()
         self._engine.reset_counters()
         counter.start()
-        self._drive(_as_dicts(mixed, warm_turns), on_step=lambda: counter.step(pool_address=pool()))
+        self._driver.run(
+            _as_dicts(mixed, warm_turns), on_step=lambda: counter.step(pool_address=pool())
+        )
         result = counter.result()
         stats = self._engine.stats()
         return result | {"kv_waste": stats.waste_ratio_mean, "preemptions": stats.preemptions}
@@ -151,7 +173,7 @@ class StepwellContestant:
         for first in range(0, requests, every):
             count = min(every, requests - first)
             batch = _as_dicts(replace(mixed, count=count), first)
-            self._drive(batch, window=window)
+            self._driver.run(batch, window=window)
             done.append(first + count)
             resident.append(resident_bytes())
             held.append(malloc_bytes() or 0)
@@ -168,63 +190,17 @@ class StepwellContestant:
         }
 
     @property
-    def _engine(self) -> Any:
+    def _engine(self) -> Engine:
         assert self._llm is not None, "load comes first"
         return self._llm.built.engine
+
+    @property
+    def _driver(self) -> Driver:
+        return Driver(self._engine)
 
     def _pool_address(self) -> int:
         assert self._llm is not None, "load comes first"
         return self._llm.built.pool.storage.data_ptr()
-
-    def _drive(
-        self,
-        requests: Sequence[Mapping[str, Any]],
-        *,
-        on_step: Callable[[], None] | None = None,
-        window: int = 0,
-    ) -> list[_Track]:
-        """Run requests to their end, at most `window` at a time (0: all at once)."""
-        engine = self._engine
-        waiting = iter(requests)
-        tracks: dict[str, _Track] = {}
-        for item in _take(waiting, window or len(requests)):
-            self._add(item, tracks)
-        while engine.has_work:
-            deltas = engine.step()
-            now = time.monotonic()
-            for delta in deltas:
-                track = tracks[delta.request_id]
-                track.times += [now] * len(delta.token_ids)
-                track.tokens += delta.token_ids
-                if delta.finish_reason is not None:
-                    if delta.error is not None:
-                        raise delta.error
-                    for item in _take(waiting, 1):
-                        self._add(item, tracks)
-            if on_step is not None:
-                on_step()
-        return list(tracks.values())
-
-    def _add(self, item: Mapping[str, Any], tracks: dict[str, _Track]) -> None:
-        from stepwell.base.request import GenerationRequest
-        from stepwell.base.sampling import SamplingParams
-
-        self._count += 1
-        name = f"bench-{self._count}"
-        tracks[name] = _Track(item["max_tokens"])
-        sampling = SamplingParams(max_tokens=item["max_tokens"], temperature=0.0, ignore_eos=True)
-        self._engine.add(
-            GenerationRequest(
-                request_id=name,
-                prompt_token_ids=tuple(item["prompt"]),
-                sampling=sampling,
-                arrival=time.monotonic(),
-            )
-        )
-
-
-def _take(items: Iterable[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    return [item for _, item in zip(range(count), items, strict=False)]
 
 
 def _mix(fields: Mapping[str, Any]) -> Mix:
