@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from stepwell.base.config import load_config  # noqa: E402
 from stepwell.base.request import FinishReason, GenerationRequest  # noqa: E402
 from stepwell.base.sampling import SamplingParams  # noqa: E402
 from stepwell.engine.ahead import Ahead  # noqa: E402
 from stepwell.engine.llm import LLM  # noqa: E402
+from stepwell.engine.loop import build_engine_loop  # noqa: E402
 from stepwell.engine.runner import ModelRunner  # noqa: E402
 from stepwell.kernels.linear import WeightFormat, refusal  # noqa: E402
 
@@ -83,6 +86,64 @@ def test_the_same_tokens(monkeypatch, checkpoint, weights, kv):
     assert sum(many.steps) == sum(one.steps)  # nothing was computed for nothing
     monkeypatch.setattr(ModelRunner, "can_decode", lambda *_: False)
     assert many.tokens() == wanted and not many.steps
+
+
+@needs_panels
+@pytest.mark.parametrize("weights", ["checkpoint", "int8"])
+def test_a_run_that_is_asked_to_end_goes_on_where_it_ended(checkpoint, weights):
+    """Of every second run only the first step counts; no token is lost, none comes twice."""
+    one = Spied(checkpoint, scheduler__ahead_ms=0, model__weights=weights)
+    many = Spied(checkpoint, scheduler__ahead_ms=1000, model__weights=weights)
+    wanted = one.tokens()
+    assert many.tokens() == wanted  # learns what a step costs
+    engine = many.llm.built.engine
+    spied, done = engine._runner.decode, []
+
+    def decode(plan, cache, *, steps=1):
+        (engine.end_early if len(done) % 2 else engine.go_on)()
+        tokens, logits = spied(plan, cache, steps=steps)
+        done.append((steps, len(tokens)))
+        return tokens, logits
+
+    engine._runner.decode = decode
+    assert many.tokens() == wanted
+    assert {ran for asked, ran in done[1::2] if asked > 1} == {1}
+    assert all(ran == asked for asked, ran in done[0::2]) and (8, 8) in done
+
+
+@needs_panels
+def test_what_is_asked_of_a_running_engine_ends_the_run(checkpoint):
+    """As an arriving request does: the engine looks into its inbox after the present step."""
+    loop = build_engine_loop(
+        load_config(overrides={"model.path": str(checkpoint), "cache.pool": "8MiB",
+                               "scheduler.ahead_ms": 1000})
+    )  # fmt: skip
+    runner = loop._engine._runner
+    spied, done, ended = runner.decode, [], threading.Event()
+
+    def decode(plan, cache, *, steps=1):
+        if steps > 1 and not done:
+            loop.abort("somebody else")  # comes while the run is on its way
+        tokens, logits = spied(plan, cache, steps=steps)
+        if steps > 1:
+            done.append((steps, len(tokens)))
+        return tokens, logits
+
+    runner.decode = decode
+    found = []
+    try:
+        loop.start(lambda deltas: (found.extend(deltas), deltas[-1].finish_reason and ended.set()))
+        loop.submit(
+            GenerationRequest(
+                request_id="r", prompt_token_ids=(5, 6, 7), sampling=GREEDY, arrival=0.0
+            )
+        )
+        assert ended.wait(60)
+    finally:
+        loop.stop(grace=0)
+    assert done[0][1] == 1 < done[0][0]
+    assert len(done) > 1 and all(ran == asked for asked, ran in done[1:])
+    assert sum(len(delta.token_ids) for delta in found) == GREEDY.max_tokens
 
 
 @needs_panels

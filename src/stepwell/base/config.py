@@ -119,7 +119,8 @@ class SchedulerConfig:
     max_sequences: int = _setting(64, "sequences per step")
     max_waiting: int = _setting(1024, "requests that may wait; more are refused with 429")
     ahead_ms: int = _setting(
-        80, "steps that may run, in milliseconds, before new requests are looked for; 0: one"
+        80,
+        "decode steps that may run in one go, in milliseconds; their tokens come together; 0: one",
     )
 
 

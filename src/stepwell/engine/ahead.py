@@ -1,8 +1,9 @@
 """How many steps of decoding run before Python looks again.
 
-Several steps in one go spare the time between them, and what arrives or is aborted meanwhile waits
-for all of them: so they may take as long as a person does not notice. Only where nothing else could
-happen in between: every running sequence decodes and takes its likeliest token, none waits.
+Several steps in one go spare the time between them, and their tokens come together: so they may
+take as long as a person does not notice. What arrives or is aborted meanwhile ends them after the
+present one (`Engine.end_early`). Only where nothing else could happen in between: every running
+sequence decodes and takes its likeliest token, none waits.
 """
 
 from __future__ import annotations

@@ -142,6 +142,15 @@ class Engine:
             self._cache.check()
         return deltas
 
+    def end_early(self) -> None:
+        """There is something for the engine to look at: several steps in one go, if they are
+        running, end after the present one. Any thread may call it."""
+        self._runner.end_early()
+
+    def go_on(self) -> None:
+        """What `end_early` was called for is looked at next."""
+        self._runner.go_on()
+
     @property
     def blocked(self) -> bool:
         """Whether the last step had nothing to run because everything waits for a transfer."""
@@ -229,11 +238,12 @@ class Engine:
     def _run(self, plan: Seq[ScheduledSequence]) -> list[Delta]:
         """Forward the plan. If that raises, each entry alone, so that only the culprits fail
         (writing K and V again into the same slots changes nothing)."""
-        steps = self._steps_for(plan)
+        steps, tokens = self._steps_for(plan), None
         start = time.monotonic()
         try:
             if steps > 1:
                 tokens, _ = self._runner.decode(plan, self._cache, steps=steps)
+                steps = len(tokens)
             else:
                 result = self._runner.run(plan, self._cache)
         except Exception as error:
@@ -248,7 +258,7 @@ class Engine:
         if self._ahead is not None and only_decodes(plan):
             took = time.monotonic() - start
             self._ahead.observe(sequences=len(plan), steps=steps, seconds=took)
-        return roster.apply_all(plan, tokens) if steps > 1 else roster.apply(plan, result)
+        return roster.apply(plan, result) if tokens is None else roster.apply_all(plan, tokens)
 
     def _steps_for(self, plan: Seq[ScheduledSequence]) -> int:
         """Steps to run before looking again; the pool has room for them."""

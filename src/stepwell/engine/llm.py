@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Prompt = str | Sequence[int]
 _WAIT_SECONDS = 0.25
 _NO_BOUND = 2**31
+_AHEAD_MS = 250  # nobody waits for single tokens
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class LLM:
         overrides: dict[str, Any] = {
             "model.path": model,
             "scheduler.max_waiting": _NO_BOUND,  # the caller holds all prompts already
+            "scheduler.ahead_ms": _AHEAD_MS,
         }
         overrides |= {name.replace("__", "."): value for name, value in settings.items()}
         self.built: BuiltEngine = build_engine(

@@ -92,13 +92,13 @@ class EngineLoop:
             if self._stopping or self._closed:
                 raise EngineStopped("the engine is shutting down.")
             self._unfinished.add(request.request_id)
-            self._inbox.put(_Command(lambda: self._engine.enqueue(prepared)))
+            self._put(_Command(lambda: self._engine.enqueue(prepared)))
 
     def abort(self, request_id: str) -> None:
         """End a request now; its memory is free within one step. Unknown ids are ignored."""
         with self._gate:
             if not self._closed:
-                self._inbox.put(_Command(lambda: self._emit(self._engine.abort(request_id))))
+                self._put(_Command(lambda: self._emit(self._engine.abort(request_id))))
 
     def stats(self) -> EngineStats:
         """Counters and gauges between two steps."""
@@ -138,7 +138,7 @@ class EngineLoop:
         deadline = time.monotonic() + grace
         while self._unfinished and time.monotonic() < deadline and self._thread.is_alive():
             time.sleep(0.02)
-        self._inbox.put(None)
+        self._put(None)
         self._thread.join(timeout=_ANSWER_SECONDS)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
@@ -147,7 +147,7 @@ class EngineLoop:
         with self._gate:
             if self._closed:
                 raise EngineStopped("the engine is not running.")
-            self._inbox.put(command)
+            self._put(command)
         try:
             return command.answer.result(timeout=_ANSWER_SECONDS)
         except TimeoutError as error:
@@ -169,11 +169,17 @@ class EngineLoop:
 
     def _wake(self) -> None:
         """A transfer has ended (called on any thread): a waiting engine looks at it now."""
-        self._inbox.put(_Command(lambda: None))
+        self._put(_Command(lambda: None))
+
+    def _put(self, command: _Command | None) -> None:
+        """Into the inbox, and the thread looks at it after the step that is running. None: the
+        thread is to end."""
+        self._inbox.put(command)
+        self._engine.end_early()
 
     def _run(self) -> None:
         try:
-            while self._empty_inbox(wait=not self._engine.has_work or self._engine.blocked):
+            while self._look_into_inbox():
                 if self._engine.has_work:
                     self._emit(self._engine.step())
                 else:
@@ -195,6 +201,11 @@ class EngineLoop:
                 self._carry_out(command)
         for request_id in list(self._unfinished):
             self._emit(self._engine.abort(request_id))
+
+    def _look_into_inbox(self) -> bool:
+        """Between two steps. `go_on` first: what comes from then on ends the next steps early."""
+        self._engine.go_on()
+        return self._empty_inbox(wait=not self._engine.has_work or self._engine.blocked)
 
     def _empty_inbox(self, *, wait: bool) -> bool:
         """Carry out what is there, waiting a moment for the first if idle. False: the thread is

@@ -99,13 +99,23 @@ class ModelRunner:
         """Whether this step of decoding is one program, and several can be."""
         return self._decoder is not None and len(plan) <= self._decoder.rows.capacity
 
+    def end_early(self) -> None:
+        """Steps of decoding that another thread runs in one go end after the present one."""
+        if self._decoder is not None:
+            self._decoder.interrupt.ask()
+
+    def go_on(self) -> None:
+        """They run to their end again."""
+        if self._decoder is not None:
+            self._decoder.interrupt.clear()
+
     @torch.inference_mode()
     def decode(
         self, plan: Seq[ScheduledSequence], cache: CacheManager, *, steps: int = 1
     ) -> tuple[list[list[int]], Tensor]:
         """Steps of a plan that `can_decode`, each after the first with the likeliest tokens of the
-        one before; the pool has room for all. Returns those tokens, by step and entry of the plan,
-        and the last step's logits."""
+        one before; the pool has room for all. Returns those tokens, by step (fewer if
+        `end_early` was called) and entry of the plan, and the last step's logits."""
         assert self._decoder is not None
         batch = self._prepare(plan, cache)
         count, size = len(plan), self._pool.block_size

@@ -4,6 +4,8 @@ one needs what another wrote.
 Entering a team of threads costs some 10 us and a call from Python as much again; a decoder layer is
 ten kernels of a few microseconds. A program enters the team once. Threads wait for each other by
 spinning, then by giving up their time slice, so that a descheduled thread does not stall the rest.
+Where a call says so, a program ends early if another thread has asked for it; the last thread to
+arrive there decides for all.
 """
 # mypy: disallow-untyped-defs=False, disallow-untyped-calls=False, check-untyped-defs=False
 
@@ -22,13 +24,16 @@ from numba.extending import intrinsic
 
 from stepwell.kernels.native import team
 from stepwell.kernels.native.compiled import compile_kernel
-from stepwell.kernels.native.memory import load_int64, take
+from stepwell.kernels.native.interrupt import Interrupt
+from stepwell.kernels.native.memory import add_int64, load_int64, take
 
 # Fields of the int64 record whose address the program gets.
-_CALLS, _TABLE, _ARRIVED, _TEAM_SIZE, _GIVE_WAY = range(5)
+_CALLS, _TABLE, _ARRIVED, _TEAM_SIZE, _GIVE_WAY, _INTERRUPT, _ENDED = range(7)
 # Columns of the table of calls.
 KERNEL, RECORD, WAIT = range(3)
 COLUMNS = 3
+# What column WAIT says: nothing, wait for all threads, or wait and end here if that is asked for.
+GO_ON, WAIT_FOR_ALL, WAIT_OR_END = range(3)
 _SPINS = 20_000  # of some 20 ns each, before the time slice is given up
 _I64 = ir.IntType(64)
 
@@ -82,13 +87,21 @@ def compiled_program() -> Any:
             _call(
                 load_int64(table, COLUMNS * at + KERNEL), load_int64(table, COLUMNS * at + RECORD)
             )
-            if load_int64(table, COLUMNS * at + WAIT) != 0 and size > 1:
-                take(arrived, at)
+            wait = load_int64(table, COLUMNS * at + WAIT)
+            if (wait != GO_ON and size > 1) or wait == WAIT_OR_END:
+                count = take(arrived, at) + 1
+                if count == size:  # the last one lets the others go
+                    ends = wait == WAIT_OR_END and _peek(load_int64(args, _INTERRUPT), 0) != 0
+                    if ends:
+                        add_int64(args, _ENDED, at + 1)
+                    add_int64(arrived, at, 2 if ends else 1)
                 spins = 0
-                while _peek(arrived, at) < size:
+                while _peek(arrived, at) <= size:
                     spins += 1
                     if spins > _SPINS:
                         _ask(load_int64(args, _GIVE_WAY))
+                if _peek(arrived, at) > size + 1:
+                    break
 
     return compile_kernel(program)
 
@@ -104,14 +117,19 @@ def _addresses() -> tuple[int, int]:
     return size, give_way
 
 
-def run(calls: np.ndarray, *, threads: int) -> None:
-    """Run the calls (int64 [n, COLUMNS]: kernel address, record address, whether all threads wait
-    for each other afterwards) on up to `threads` threads, each call on all of them.
+def run(calls: np.ndarray, *, threads: int, interrupt: Interrupt | None = None) -> int:
+    """Run the calls (int64 [n, COLUMNS]: kernel address, record address, what is waited for
+    afterwards) on up to `threads` threads, each call on all of them.
 
-    Counters in the records must be 0; the caller keeps all that they point to alive.
+    Counters in the records must be 0; the caller keeps all that they point to alive. Returns how
+    many calls have run: all, but for a program that ended early because of `interrupt`.
     """
+    interrupt = interrupt or Interrupt()
     size, give_way = _addresses()
     arrived = np.zeros(len(calls), dtype=np.int64)
-    fields = [len(calls), calls.ctypes.data, arrived.ctypes.data, size, give_way]
-    record = torch.tensor(fields, dtype=torch.int64)
+    record = torch.zeros(_ENDED + 1, dtype=torch.int64)
+    record[:_ENDED] = torch.tensor(
+        [len(calls), calls.ctypes.data, arrived.ctypes.data, size, give_way, interrupt.address]
+    )
     team.run(compiled_program(), record, tasks=threads)
+    return int(record[_ENDED]) or len(calls)

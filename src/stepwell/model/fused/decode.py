@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stepwell.kernels.argmax import cpu as argmax
 from stepwell.kernels.gather import cpu as gather
 from stepwell.kernels.native import program as native
+from stepwell.kernels.native.interrupt import Interrupt
 from stepwell.kernels.paged_attention import PagedLayer, RaggedBatch
 from stepwell.model.fused.ends import DecodeRows, Integers, StepEnds, ends_refusal
 from stepwell.model.fused.records import Builder, Program, run_calls
@@ -39,6 +40,7 @@ class Decoder:
         self._forward = forward
         self._stack = forward.stack
         head = model.lm_head
+        self.interrupt = Interrupt()
         self.rows = DecodeRows(head, capacity=min(sequences, _CAPACITY), steps=steps)
         self._tables: tuple[Tensor, Tensor] | None = None
         self._workspace: Workspace | None = None
@@ -79,8 +81,9 @@ class Decoder:
         """One step for each batch, the first with these tokens int64 [T] at these positions, each
         next one with the likeliest ones of the step before, a position further.
 
-        Returns the likeliest tokens int64 [steps, T], and the last step's logits [T, vocabulary],
-        valid until the next call. Raises IndexError where a token or slot is outside its table.
+        Returns the likeliest tokens int64 [steps, T] of the steps that have run (all, unless
+        `interrupt` has been asked), and the last one's logits [T, vocabulary], valid until the
+        next call. Raises IndexError where a token or slot is outside its table.
         """
         count, steps, rows = len(tokens), len(batches), self.rows
         with self._stack.lock:
@@ -90,13 +93,17 @@ class Decoder:
             prepared = [self._stack.prepare(batch, layers, count) for batch in batches]
             for own, step in zip(calls, prepared, strict=True):
                 program.put(step, own)
-            run_calls(calls.reshape(-1, native.COLUMNS), threads=torch.get_num_threads())
+            calls[:-1, -1, native.WAIT] = native.WAIT_OR_END
+            done = run_calls(
+                calls.reshape(-1, native.COLUMNS), threads=torch.get_num_threads(),
+                interrupt=self.interrupt,
+            ) // calls.shape[1]  # fmt: skip
             for step in prepared:
                 step.check()
             if sum(int(records[:, at + gather.OUTSIDE].sum()) for at in program.gathers):
                 raise IndexError("a token is outside the embedding")
             logits = rows.logits[:count, : self._model.lm_head.out_features]
-            return rows.chosen[:steps, :count], logits
+            return rows.chosen[:done, :count], logits
 
     def _program_for(self, count: int, *, last: int) -> Program:
         """The program over so many rows, up to position `last`."""

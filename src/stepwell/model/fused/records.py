@@ -22,6 +22,7 @@ from stepwell.kernels.linear import cpu_kernel as linear_kernel
 from stepwell.kernels.linear.activations import Rounded
 from stepwell.kernels.linear.panels import PanelLinear
 from stepwell.kernels.native import program
+from stepwell.kernels.native.interrupt import Interrupt
 from stepwell.kernels.norm import cpu as norm
 from stepwell.kernels.rotary import cpu as rotary
 from stepwell.model.fused.ends import StepEnds
@@ -250,6 +251,6 @@ class Builder:
             self._last_rounded = None
 
 
-def run_calls(calls: Integers, *, threads: int) -> None:
-    """Run part of a program."""
-    program.run(np.ascontiguousarray(calls), threads=threads)
+def run_calls(calls: Integers, *, threads: int, interrupt: Interrupt | None = None) -> int:
+    """Run part of a program; as `program.run`."""
+    return program.run(np.ascontiguousarray(calls), threads=threads, interrupt=interrupt)
