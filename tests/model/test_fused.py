@@ -84,7 +84,7 @@ def logits(
     kv: KVFormat = KVFormat.MODEL,
 ) -> list[torch.Tensor]:
     """A prompt of 40 tokens, then steps of two sequences."""
-    pool = KVPool.allocate(
+    pool = KVPool.reserve(
         shapes,
         num_blocks=16,
         block_size=16,

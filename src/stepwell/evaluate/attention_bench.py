@@ -98,7 +98,7 @@ class _Filled:
             q_heads=options.kv_heads * options.group, window=None, softcap=None, has_sinks=False,
         )  # fmt: skip
         blocks = -(-options.context // BLOCK_TOKENS)
-        self._pool = KVPool.allocate(
+        self._pool = KVPool.reserve(
             {nn.Identity(): shape for _ in range(options.layers)}, num_blocks=blocks,
             block_size=BLOCK_TOKENS, dtype=torch.bfloat16, device=torch.device("cpu"), form=form,
         )  # fmt: skip

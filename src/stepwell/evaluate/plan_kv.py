@@ -113,7 +113,7 @@ def _pool_rows(name: str, fields: dict[str, Any], spec: ModelSpec) -> Iterator[K
     ).eval()
     shapes = probe_layers(model)
     for precision, form in _FORMS.items():
-        pool = KVPool.allocate(
+        pool = KVPool.reserve(
             shapes,
             num_blocks=-(-TOKENS // _BLOCK),
             block_size=_BLOCK,

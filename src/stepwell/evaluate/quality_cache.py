@@ -65,7 +65,7 @@ class Caches:
         self._blocks = -(-tokens // BLOCK_TOKENS)
         parameter = next(loaded.model.parameters())
         self._device = parameter.device
-        self._pool = KVPool.allocate(
+        self._pool = KVPool.reserve(
             loaded.shapes,
             num_blocks=sequences * self._blocks,
             block_size=BLOCK_TOKENS,

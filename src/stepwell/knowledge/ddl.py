@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import sqlglot
 from sqlglot import exp
 
+from stepwell.knowledge.ddl_dump import Added, Dropped, Made, statements, wrong
 from stepwell.knowledge.errors import InvalidEntry
-
-_CHANGES = (exp.Alter, exp.Drop)
-_UNREAD = (exp.Command, exp.Execute)
-"""What the parser keeps as text, up to the next semicolon: it may rename or make anything."""
 
 
 def dialects() -> tuple[str, ...]:
@@ -21,7 +19,8 @@ def dialects() -> tuple[str, ...]:
 
 
 def schema_hashes(ddl: str, *, dialect: str = "sqlite") -> dict[str, str]:
-    """`table` and `table.column` -> a hash, lower case, of every CREATE TABLE and CREATE VIEW.
+    """`table` and `table.column` -> a hash, lower case, of every table and view that is there after
+    these statements: a dump of a schema, or its CREATEs.
 
     Equal for texts that differ in layout, comments and the order of columns. A table's hash changes
     with any of its columns and constraints, a column's with its own type and constraints, a view's
@@ -32,51 +31,63 @@ def schema_hashes(ddl: str, *, dialect: str = "sqlite") -> dict[str, str]:
         raise InvalidEntry(
             f"dialect is {dialect!r:.40}.", hint=f"Valid: {', '.join(dialects())}.", param="dialect"
         )
-    found: dict[str, str] = {}
-    for tree in _statements(ddl, dialect):
-        if isinstance(tree, _CHANGES):
-            raise _wrong(f"{tree.key.upper()} is not carried out.", "Give the CREATEs of now.")
-        _check_read(tree, dialect)
-        if not isinstance(tree, exp.Create) or tree.kind not in ("TABLE", "VIEW"):
-            continue
-        for name, value in _hashes(tree, dialect):
+    found: dict[str, _Table] = {}
+    for statement in statements(ddl, dialect=dialect):
+        if isinstance(statement, Made):
+            name, table = _table(statement.tree, dialect)
             if name in found:
-                raise _wrong(f"{name} is there twice.", "Give each table once, of one schema.")
-            found[name] = value
+                raise wrong(f"{name} is there twice.", "Give each table once, of one schema.")
+            found[name] = table
+        elif isinstance(statement, Dropped):
+            for name in statement.names:
+                found.pop(name, None)
+        else:
+            _add(found, statement)
     if not found:
-        raise _wrong("there is no CREATE TABLE and no CREATE VIEW in it.", "All of the schema.")
-    return found
+        raise wrong("there is no CREATE TABLE and no CREATE VIEW in it.", "All of the schema.")
+    return {key: value for name, table in found.items() for key, value in table.hashes(name)}
 
 
-def _statements(ddl: str, dialect: str) -> Iterable[exp.Expr | None]:
-    try:
-        return sqlglot.parse(ddl, read=dialect)
-    except (sqlglot.errors.SqlglotError, RecursionError) as error:
-        raise _wrong(f"it cannot be read: {error}"[:300], "") from None
+@dataclass(slots=True)
+class _Table:
+    """What is said of a table or view, as normalized SQL, by its CREATE and by later statements: in
+    all, by a view's query, of each column."""
+
+    texts: list[str]
+    query: list[str]
+    columns: dict[str, list[str]] = field(default_factory=dict)
+
+    def hashes(self, name: str) -> Iterator[tuple[str, str]]:
+        """Of the table itself and of each column."""
+        yield name, _hash([*sorted(self.texts), *self.query])
+        for column, texts in self.columns.items():
+            yield f"{name}.{column}", _hash(sorted(texts))
 
 
-def _check_read(tree: exp.Expr | None, dialect: str) -> None:
-    """Raise InvalidEntry for a statement that may change a table in a way that is not seen."""
-    if tree is None or isinstance(tree, exp.Create):
-        return
-    if tree.find(*_UNREAD, *_CHANGES, exp.Create):
-        text = " ".join(_text(tree, dialect).split())
-        raise _wrong(
-            f"{text!r:.60} cannot be read.",
-            "Leave it out, or write the table's CREATE as it is now, in plainer words.",
-        )
-
-
-def _hashes(made: exp.Create, dialect: str) -> Iterator[tuple[str, str]]:
+def _table(made: exp.Create, dialect: str) -> tuple[str, _Table]:
     target = made.this
     parts = target.expressions if isinstance(target, exp.Schema) else []
-    table = (target.this if isinstance(target, exp.Schema) else target).name.casefold()
+    name = (target.this if isinstance(target, exp.Schema) else target).name.casefold()
     texts = [_text(part, dialect) for part in parts]
     query = [] if made.expression is None else [_text(made.expression, dialect)]
-    yield table, _hash([*sorted(texts), *query])
+    table = _Table(texts, query)
     for part, text in zip(parts, texts, strict=True):
         if isinstance(part, exp.ColumnDef):
-            yield f"{table}.{part.name.casefold()}", _hash([text])
+            column = part.name.casefold()
+            if column in table.columns:
+                raise wrong(f"{name}.{column} is there twice.", "Give each column once.")
+            table.columns[column] = [text]
+    return name, table
+
+
+def _add(found: dict[str, _Table], added: Added) -> None:
+    """Nothing is kept of tables that are not there: sequences have such lines, too."""
+    table = found.get(added.table)
+    if table is None:
+        return
+    table.texts.append(added.text)
+    if added.column is not None:
+        table.columns.setdefault(added.column, []).append(added.text)
 
 
 def _text(node: exp.Expr, dialect: str) -> str:
@@ -85,7 +96,3 @@ def _text(node: exp.Expr, dialect: str) -> str:
 
 def _hash(texts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
-def _wrong(what: str, hint: str) -> InvalidEntry:
-    return InvalidEntry(f"the DDL: {what}", hint=hint, param="ddl")

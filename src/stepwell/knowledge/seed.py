@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import sqlglot
 from sqlglot import exp
 
-from stepwell.knowledge.errors import InvalidEntry
+from stepwell.knowledge.ddl_dump import Added, Made, statements
 from stepwell.knowledge.payload import Payload, Relationship, Schema, Template
 from stepwell.knowledge.sql import is_query, parse_query
 
 
 def from_ddl(ddl: str, *, dialect: str = "sqlite") -> tuple[Payload, ...]:
-    """A schema of each CREATE TABLE, a relationship of each foreign key. Raises InvalidEntry."""
-    try:
-        trees = sqlglot.parse(ddl, read=dialect)
-    except (sqlglot.errors.SqlglotError, RecursionError) as error:
-        raise InvalidEntry(f"DDL cannot be read: {error}"[:300], param="ddl") from None
+    """A schema of each CREATE TABLE, a relationship of each foreign key, of a dump or of CREATEs
+    alone. Raises InvalidEntry."""
     found: list[Payload] = []
-    for tree in trees:
-        if isinstance(tree, exp.Create) and isinstance(tree.this, exp.Schema):
-            found += _table(tree.this, dialect)
+    for statement in statements(ddl, dialect=dialect):
+        if isinstance(statement, Made) and isinstance(statement.tree.this, exp.Schema):
+            found += _table(statement.tree.this, dialect)
+        elif isinstance(statement, Added):
+            found += _constraint(statement, dialect)
     return tuple(dict.fromkeys(found))
+
+
+def _constraint(added: Added, dialect: str) -> Iterator[Payload]:
+    """Nothing where the parser keeps the statement as text."""
+    with contextlib.suppress(sqlglot.errors.SqlglotError):
+        yield from _foreign_keys(added.table, sqlglot.parse_one(added.sql, read=dialect))
 
 
 def _table(made: exp.Schema, dialect: str) -> Iterator[Payload]:
@@ -35,7 +41,11 @@ def _table(made: exp.Schema, dialect: str) -> Iterator[Payload]:
     for column in columns:
         for reference in column.find_all(exp.Reference):
             yield from _joined(table, [column.name], reference)
-    for key in made.find_all(exp.ForeignKey):
+    yield from _foreign_keys(table, made)
+
+
+def _foreign_keys(table: str, tree: exp.Expr) -> Iterator[Relationship]:
+    for key in tree.find_all(exp.ForeignKey):
         target = key.args.get("reference")
         if isinstance(target, exp.Reference):
             yield from _joined(table, [part.name for part in key.expressions], target)

@@ -65,29 +65,6 @@ class KVPool:
     form: KVFormat = KVFormat.MODEL
 
     @classmethod
-    def allocate(
-        cls,
-        shapes: Mapping[nn.Module, LayerShape],
-        *,
-        num_blocks: int,
-        block_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        form: KVFormat = KVFormat.MODEL,
-    ) -> KVPool:
-        """Allocate zeroed memory, touching every page now rather than while serving."""
-        pool = cls.reserve(
-            shapes,
-            num_blocks=num_blocks,
-            block_size=block_size,
-            dtype=dtype,
-            device=device,
-            form=form,
-        )
-        pool.touch()
-        return pool
-
-    @classmethod
     def reserve(
         cls,
         shapes: Mapping[nn.Module, LayerShape],

@@ -59,7 +59,7 @@ def record(
     """Run the model over the tokens from position 0, in one pass."""
     count, parameter = len(tokens), next(loaded.model.parameters())
     table = list(range(-(-count // _BLOCK)))
-    pool = KVPool.allocate(
+    pool = KVPool.reserve(
         loaded.shapes,
         num_blocks=len(table),
         block_size=_BLOCK,

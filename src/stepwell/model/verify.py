@@ -78,7 +78,7 @@ def _paged_logits(loaded: LoadedModel, tokens: Tensor) -> Tensor:
     size = 16
     table = list(range(-(-SAMPLE_TOKENS // size)))
     parameter = next(loaded.model.parameters())
-    pool = KVPool.allocate(
+    pool = KVPool.reserve(
         loaded.shapes,
         num_blocks=len(table),
         block_size=size,
