@@ -1,4 +1,4 @@
-"""What a schema dump says of tables, as sqlite3, pg_dump, mysqldump and SQL Server's tools write it.
+"""What a schema dump says of tables, as sqlite3, pg_dump, mysqldump and SQL Server tools write it.
 Statements that make no difference to a table are left out.
 
 Nothing is guessed. A statement that is neither understood nor known to leave tables as they are is
