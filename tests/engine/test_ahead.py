@@ -73,8 +73,11 @@ class Spied:
 
 
 @needs_panels
-@pytest.mark.parametrize("weights", ["checkpoint", "lossless", "int8", "int4"])
-@pytest.mark.parametrize("kv", ["model", "int8"])
+@pytest.mark.parametrize(
+    ("weights", "kv"),
+    [("checkpoint", "model"), ("checkpoint", "int8"), ("lossless", "model"), ("int8", "int8"),
+     ("int4", "model")],
+)  # fmt: skip
 def test_the_same_tokens(monkeypatch, checkpoint, weights, kv):
     settings = {"model__weights": weights, "model__kv": kv}
     one = Spied(checkpoint, scheduler__ahead_ms=0, **settings)
