@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import sqlglot
 from sqlglot import exp
 
-from stepwell.knowledge.ddl_dump import Added, Dropped, Made, statements, wrong
+from stepwell.knowledge.dump import Table, read_dump
+from stepwell.knowledge.dump_text import wrong
 from stepwell.knowledge.errors import InvalidEntry
 
 
@@ -20,74 +20,61 @@ def dialects() -> tuple[str, ...]:
 
 def schema_hashes(ddl: str, *, dialect: str = "sqlite") -> dict[str, str]:
     """`table` and `table.column` -> a hash, lower case, of every table and view that is there after
-    these statements: a dump of a schema, or its CREATEs.
+    the statements of a schema's dump, or its CREATEs alone.
 
     Equal for texts that differ in layout, comments and the order of columns. A table's hash changes
     with any of its columns and constraints, a column's with its own type and constraints, a view's
-    with its query. A name of a schema in front of a table's does not count; the same table of two
-    schemas is refused. So is every statement that cannot be read. Raises InvalidEntry.
+    with its query and the order of its columns. A name of a schema in front of a table's does not
+    count; the same table of two schemas is refused. So is every statement of which it is not known
+    what it changes. Raises InvalidEntry.
     """
     if dialect not in dialects():
         raise InvalidEntry(
             f"dialect is {dialect!r:.40}.", hint=f"Valid: {', '.join(dialects())}.", param="dialect"
         )
-    found: dict[str, _Table] = {}
-    for statement in statements(ddl, dialect=dialect):
-        if isinstance(statement, Made):
-            name, table = _table(statement.tree, dialect)
-            if name in found:
-                raise wrong(f"{name} is there twice.", "Give each table once, of one schema.")
-            found[name] = table
-        elif isinstance(statement, Dropped):
-            for name in statement.names:
-                found.pop(name, None)
-        else:
-            _add(found, statement)
-    if not found:
+    tables = read_dump(ddl, dialect=dialect)
+    if not tables:
         raise wrong("there is no CREATE TABLE and no CREATE VIEW in it.", "All of the schema.")
-    return {key: value for name, table in found.items() for key, value in table.hashes(name)}
+    return {
+        key: value
+        for name, table in tables.items()
+        for key, value in _hashes(name, table, dialect).items()
+    }
 
 
-@dataclass(slots=True)
-class _Table:
-    """What is said of a table or view, as normalized SQL, by its CREATE and by later statements: in
-    all, by a view's query, of each column."""
-
-    texts: list[str]
-    query: list[str]
-    columns: dict[str, list[str]] = field(default_factory=dict)
-
-    def hashes(self, name: str) -> Iterator[tuple[str, str]]:
-        """Of the table itself and of each column."""
-        yield name, _hash([*sorted(self.texts), *self.query])
-        for column, texts in self.columns.items():
-            yield f"{name}.{column}", _hash(sorted(texts))
-
-
-def _table(made: exp.Create, dialect: str) -> tuple[str, _Table]:
-    target = made.this
-    parts = target.expressions if isinstance(target, exp.Schema) else []
-    name = (target.this if isinstance(target, exp.Schema) else target).name.casefold()
+def _hashes(name: str, table: Table, dialect: str) -> dict[str, str]:
+    """Of the table itself and of each column."""
+    made, columns = table.tree, columns_of(table)
+    parts = _parts(made)
     texts = [_text(part, dialect) for part in parts]
-    query = [] if made.expression is None else [_text(made.expression, dialect)]
-    table = _Table(texts, query)
-    for part, text in zip(parts, texts, strict=True):
-        if isinstance(part, exp.ColumnDef):
-            column = part.name.casefold()
-            if column in table.columns:
-                raise wrong(f"{name}.{column} is there twice.", "Give each column once.")
-            table.columns[column] = [text]
-    return name, table
+    if made.kind == "TABLE":
+        texts.sort()
+    texts += sorted(added.text for added in table.added)
+    texts += [_text(made, dialect)] * (not parts and made.expression is None)
+    texts += [] if made.expression is None else [_text(made.expression, dialect)]
+    texts += [_text(node, dialect) for node in made.find_all(exp.InheritsProperty)]
+    found = {name: _hash(texts)}
+    for column, node in columns.items():
+        later = sorted(added.text for added in table.added if added.column == column)
+        found[f"{name}.{column}"] = _hash([_text(node, dialect), *later])
+    return found
 
 
-def _add(found: dict[str, _Table], added: Added) -> None:
-    """Nothing is kept of tables that are not there: sequences have such lines, too."""
-    table = found.get(added.table)
-    if table is None:
-        return
-    table.texts.append(added.text)
-    if added.column is not None:
-        table.columns.setdefault(added.column, []).append(added.text)
+def columns_of(table: Table) -> dict[str, exp.Expr]:
+    """Of a table, by name in lower case; a view's are not listed. Raises InvalidEntry."""
+    if table.tree.kind != "TABLE":
+        return {}
+    parts = _parts(table.tree)
+    columns = [part for part in parts if isinstance(part, exp.ColumnDef | exp.Identifier)]
+    found: dict[str, exp.Expr] = {column.name.casefold(): column for column in columns}
+    if len(found) < len(columns):
+        name = table.tree.this.this.name
+        raise wrong(f"{name} has a column twice.", "Give each column once.")
+    return found
+
+
+def _parts(made: exp.Create) -> list[exp.Expr]:
+    return made.this.expressions if isinstance(made.this, exp.Schema) else []
 
 
 def _text(node: exp.Expr, dialect: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import sqlglot
 from sqlglot import exp
 
-from stepwell.knowledge.ddl_dump import Added, Made, statements
+from stepwell.knowledge.ddl import columns_of
+from stepwell.knowledge.dump import Table, read_dump
 from stepwell.knowledge.payload import Payload, Relationship, Schema, Template
 from stepwell.knowledge.sql import is_query, parse_query
 
@@ -18,30 +19,34 @@ def from_ddl(ddl: str, *, dialect: str = "sqlite") -> tuple[Payload, ...]:
     """A schema of each CREATE TABLE, a relationship of each foreign key, of a dump or of CREATEs
     alone. Raises InvalidEntry."""
     found: list[Payload] = []
-    for statement in statements(ddl, dialect=dialect):
-        if isinstance(statement, Made) and isinstance(statement.tree.this, exp.Schema):
-            found += _table(statement.tree.this, dialect)
-        elif isinstance(statement, Added):
-            found += _constraint(statement, dialect)
+    for table in read_dump(ddl, dialect=dialect).values():
+        found += _table(table, dialect)
     return tuple(dict.fromkeys(found))
 
 
-def _constraint(added: Added, dialect: str) -> Iterator[Payload]:
-    """Nothing where the parser keeps the statement as text."""
-    with contextlib.suppress(sqlglot.errors.SqlglotError):
-        yield from _foreign_keys(added.table, sqlglot.parse_one(added.sql, read=dialect))
-
-
-def _table(made: exp.Schema, dialect: str) -> Iterator[Payload]:
-    table = made.this.name
-    columns = [part for part in made.expressions if isinstance(part, exp.ColumnDef)]
+def _table(table: Table, dialect: str) -> Iterator[Payload]:
+    if not isinstance(table.tree.this, exp.Schema):
+        return
+    name, columns = table.tree.this.this.name, columns_of(table)
     if columns:
-        texts = [f"{c.name} {c.kind.sql(dialect) if c.kind else ''}".strip() for c in columns]
-        yield Schema(table=table, columns=tuple(texts))
-    for column in columns:
+        yield Schema(table=name, columns=tuple(map(_typed(dialect), columns.values())))
+    for column in columns.values():
         for reference in column.find_all(exp.Reference):
-            yield from _joined(table, [column.name], reference)
-    yield from _foreign_keys(table, made)
+            yield from _joined(name, [column.name], reference)
+    yield from _foreign_keys(name, table.tree.this)
+    for added in table.added:
+        with contextlib.suppress(sqlglot.errors.SqlglotError):  # kept as text by the parser
+            yield from _foreign_keys(name, sqlglot.parse_one(added.sql, read=dialect))
+
+
+def _typed(dialect: str) -> Callable[[exp.Expr], str]:
+    """A column's name with its type, where it has one."""
+
+    def text(column: exp.Expr) -> str:
+        kind = column.args.get("kind")
+        return f"{column.name} {kind.sql(dialect) if kind else ''}".strip()
+
+    return text
 
 
 def _foreign_keys(table: str, tree: exp.Expr) -> Iterator[Relationship]:
