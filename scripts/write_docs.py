@@ -219,8 +219,7 @@ def speed_numbers() -> str:
     lines = [
         f"Qwen2.5-0.5B's shape, random weights, {machine['cores']} cores of {machine['cpu']}, "
         f"{result['date'][:10]}, {result['summary']['read_gbps']:.0f} GB/s read by all threads "
-        f"beside the parts, {result['summary']['read_beside_decode_gbps']:.0f} between pieces of "
-        "decoding (medians), `bench/results/speed-qwen.json`:",
+        f"(median beside the parts), `bench/results/speed-qwen.json`:",
         "",
         *result_table(result),
     ]

@@ -168,8 +168,9 @@ class EngineLoop:
         self._run()
 
     def _wake(self) -> None:
-        """A transfer has ended (called on any thread): a waiting engine looks at it now."""
-        self._put(_Command(lambda: None))
+        """A transfer has ended (called on any thread): a waiting engine looks at it now. Steps in
+        one go do not end for it, since they run only where no sequence waits."""
+        self._inbox.put(_Command(lambda: None))
 
     def _put(self, command: _Command | None) -> None:
         """Into the inbox, and the thread looks at it after the step that is running. None: the

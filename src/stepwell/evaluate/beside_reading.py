@@ -31,7 +31,7 @@ class Piece:
 
     def share(self, *, weights: float, kv: float) -> float:
         """Of the rate at which so many bytes of weights, and of KV for each token of context, can
-        be read."""
+        be read. Layers with a sliding window read less."""
         return self.tokens * (weights + kv * self.context) / self.seconds / self.read_rate
 
 
@@ -48,7 +48,7 @@ def decode_beside_reading(
             made = step()
             tokens, ended = tokens + made, made == 0
         seconds = time.perf_counter() - start
-        if 2 * tokens < piece:
+        if not tokens or 2 * tokens < piece:
             return found
         after = reading.usual_rate()
         found.append(Piece(tokens=tokens, seconds=seconds, context=context + tokens / 2,

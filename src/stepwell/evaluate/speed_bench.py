@@ -20,6 +20,7 @@ from stepwell.evaluate.arena import find_model
 from stepwell.evaluate.ceiling import Ceiling
 from stepwell.evaluate.contestants import ContestantFailed
 from stepwell.evaluate.options import OnProgress, OnSection
+from stepwell.evaluate.quiet import wait_until_quiet
 from stepwell.evaluate.speed_bounds import share_of_bound
 from stepwell.evaluate.speed_field import Field
 from stepwell.evaluate.speed_options import PLAIN, Part, SpeedOptions, Variant
@@ -108,10 +109,21 @@ def _begin_with(run: _Run, earlier: dict[str, Any] | None) -> None:
     for name, now in (("model", run.options.model), ("sizes", asdict(run.options.sizes))):
         if before[name] != now:
             raise ConfigError(f"the earlier result has another {name}.", param="add")
+    if any(_is_held_otherwise(sample) for sample in earlier["samples"]):
+        raise ConfigError(
+            "the earlier result has shares of decoding by another definition.", param="add",
+            hint="Write a new one.",
+        )  # fmt: skip
     run.samples = [Sample(**sample) for sample in earlier["samples"]]
     run.loaded = dict(earlier["loaded"])
     run.missing = dict(earlier["missing"])
     run.before = earlier
+
+
+def _is_held_otherwise(sample: Mapping[str, Any]) -> bool:
+    """Whether its share of decoding is not of what reading gave between its pieces."""
+    decodes = Part(sample["part"]) in _BY_BANDWIDTH
+    return decodes and sample["share"] is not None and "pieces" not in sample["figures"]
 
 
 def _run_group(run: _Run, contestants: Field, parts: tuple[Part, ...], ceiling: Ceiling) -> None:
@@ -166,6 +178,8 @@ def _one_turn(
         run.missing[name] = "no time was left for it"
         return None
     run.say(f"round {asked.turn + 1}, {part.value}: {variant.label}")
+    if not wait_until_quiet():
+        run.say("something else is computing beside it")
     start = time.monotonic()
     try:
         figures = measure(part, contestants.contestants[variant], asked, own=variant.own)

@@ -24,8 +24,8 @@ def share_of_bound(
     part: Part, figures: Mapping[str, Any], *, loaded: Mapping[str, Any], cost: ModelCost,
     ceiling: Ceiling, asked: Asked,
 ) -> float | None:  # fmt: skip
-    """Of what the ceiling measured beside it allows, for pieces of decoding of what reading between
-    them gave; None where nobody knows what was to be read.
+    """Of what the ceiling measured beside it allows; for decoding, of what reading between its
+    pieces gave, None where nothing was read (a rival's).
 
     Prompts and mixed requests of every precision are held against the bf16 bound, which low-bit
     products may exceed.
@@ -36,12 +36,7 @@ def share_of_bound(
     if part is Part.BATCH:
         work = sizes.mix(asked.share, vocab_size=asked.vocab_size).draw()
         return rate * cost.mix_seconds(ceiling, work) / work.output_tokens
-    read = float(bytes_per_token(loaded, cost))
-    if "pieces" in figures:
-        kv = int(loaded["cost"]["kv_bytes"])
-        return share_beside_reading(figures["pieces"], weights=read, kv=kv)
-    if part is Part.LONG:
-        if "cost" not in loaded:  # a rival does not say what its KV takes
-            return None
-        read += int(loaded["cost"]["kv_bytes"]) * (sizes.long + sizes.long_decode / 2)
-    return rate * read / ceiling.bandwidth_all
+    if "pieces" not in figures:
+        return None
+    weights, kv = bytes_per_token(loaded, cost), int(loaded["cost"]["kv_bytes"])
+    return share_beside_reading(figures["pieces"], weights=weights, kv=kv)

@@ -17,6 +17,7 @@ from stepwell.evaluate.contestants import (
     stepwell_contestant,
 )
 from stepwell.evaluate.options import OnProgress
+from stepwell.evaluate.quiet import wait_until_quiet
 from stepwell.evaluate.speed_options import PLAIN, SpeedOptions, Variant, load_arguments
 
 _LOAD_SECONDS = 900.0
@@ -71,7 +72,8 @@ class Field:
         return max(told.get("compile_seconds", 0.0) for told in self.loaded.values())
 
     def measure_ceiling(self) -> Ceiling:
-        """What the machine does now."""
+        """What the machine does now, once it is quiet."""
+        wait_until_quiet()
         return Ceiling(**self.contestants[PLAIN].ask("ceiling", quick=True))
 
     def drop(self, variant: Variant, error: ContestantFailed) -> None:

@@ -7,6 +7,7 @@ memory, and a soak of many requests.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -134,9 +135,10 @@ class StepwellContestant:
                 first.append(track.times[0] - start)
                 pieces += decode_beside_reading(
                     partial(driver.advance, track), context=len(prompt), reading=reading,
-                    piece=min(PIECE, max_tokens - 1),
+                    piece=max(1, min(PIECE, max_tokens - 1)),
                 )  # fmt: skip
-        rate = sum(piece.tokens for piece in pieces) / sum(piece.seconds for piece in pieces)
+        seconds = sum(piece.seconds for piece in pieces)
+        rate = sum(piece.tokens for piece in pieces) / seconds if pieces else math.nan
         return {"ttft": first, "decode_rate": rate, "pieces": [asdict(piece) for piece in pieces]}
 
     def memory(self, mix: Mapping[str, Any], warm_turns: int = 2) -> dict[str, Any]:
