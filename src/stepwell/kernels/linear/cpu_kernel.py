@@ -90,7 +90,6 @@ def _tile(args, sums, row, unit, first, count, chunks, asks, rows, kind):
         load_int64(args, ROW_SCALE_STRIDE),
         groups,
         group_chunks,
-        load_int64(args, UNIT_STRIDE),
         asks,
         rows,
         kind,

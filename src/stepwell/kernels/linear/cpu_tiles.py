@@ -23,7 +23,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from stepwell.kernels.linear import lossless_tiles
-from stepwell.kernels.linear.units import PANELS
+from stepwell.kernels.linear.units import AHEAD, PANELS
 from stepwell.kernels.native import dot, power
 from stepwell.kernels.native import vector as v
 from stepwell.kernels.native.memory import literal
@@ -49,7 +49,7 @@ class _Tile:
     x: list[ir.Value]  # of each row
     weights: ir.Value
     tables: ir.Value  # two registers of 32 bfloat16, for NIBBLES and BYTES
-    ahead: ir.Value | None  # bytes from the weights in use to those to ask for; None: asks for none
+    asks: bool  # for weights AHEAD of those in use
 
     def x_at(self, builder: ir.IRBuilder, row: int, at: ir.Value, extra: int) -> ir.Value:
         return v.offset(builder, builder.add(self.x[row], at), extra)
@@ -115,9 +115,9 @@ def _add_chunks(
         w_at = builder.add(tile.weights, builder.mul(at, _i64(UNIT_CHUNK)))
         for step in range(unroll):
             places = [v.offset(builder, w_at, UNIT_CHUNK * step + CHUNK * p) for p in range(PANELS)]
-            if tile.ahead is not None:
+            if tile.asks:
                 for place in places:
-                    dot.prefetch(builder, builder.add(place, tile.ahead))
+                    dot.prefetch(builder, v.offset(builder, place, AHEAD))
             chunks = [
                 builder.load(v.pointer(builder, place, v.INTEGERS), align=4) for place in places
             ]
@@ -158,25 +158,24 @@ def _sum_of(builder: ir.IRBuilder, chains: list[ir.Value]) -> ir.Value:
 @intrinsic(prefer_literal=True)
 def add_products(
     _typing: Any, sums: Any, x: Any, x_stride: Any, weights: Any, tables: Any, scales: Any,
-    row_scales: Any, row_scale_stride: Any, groups: Any, group_chunks: Any, ahead: Any, asks: Any,
-    rows: Any, kind: Any,
+    row_scales: Any, row_scale_stride: Any, groups: Any, group_chunks: Any, asks: Any, rows: Any,
+    kind: Any,
 ) -> Any:  # fmt: skip
     """sums[row][panel] (float32 vectors, 64 bytes each) += the tile's products over a slice of K.
 
     `weights`: a unit's chunks from the slice's first on; `scales`: float16 [groups, PANELS, 16]
     (LOSSLESS: bfloat16 [PANELS, 16]).
     `row_scales`, for DOT_BYTES: of each row, groups pairs of (float32 scale, int32 start of its
-    sums: what the bytes' offset of 128 adds, negated). `asks` (a literal): whether memory `ahead`
-    bytes further is asked for; that costs a quarter of the speed where nothing waits for memory.
+    sums: what the bytes' offset of 128 adds, negated). `asks` (a literal): whether memory AHEAD
+    is asked for; that costs a quarter of the speed where nothing waits for memory.
     """
     n, stored = literal(rows), literal(kind)
 
     def generate(_ctx: Any, builder: ir.IRBuilder, _sig: Any, args: Any) -> Any:
         out, x, x_stride, weights, tables, scales = args[:6]
-        groups, group_chunks, ahead = args[8:11]
-        further = ahead if literal(asks) else None
+        groups, group_chunks = args[8:10]
         x_rows = _places(builder, x, x_stride, n)
-        tile = _Tile(n, stored, x_rows, weights, tables, further)
+        tile = _Tile(n, stored, x_rows, weights, tables, bool(literal(asks)))
         kind_of = v.INTEGERS if stored == DOT_BYTES else v.VECTOR
         sums = _slots(builder, n, _spread(n, stored), kind_of)
         totals = _slots(builder, n, 1, v.VECTOR)
@@ -221,7 +220,7 @@ def add_products(
                 v.store(builder, builder.load(totals[row][panel][0]), place)
         return _i64(0)
 
-    return types.int64(*[types.int64] * 11, asks, rows, kind), generate
+    return types.int64(*[types.int64] * 10, asks, rows, kind), generate
 
 
 def _one_group(

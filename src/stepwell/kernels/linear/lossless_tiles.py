@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from stepwell.kernels.linear.lossless import CHUNK_BYTES, CHUNK_K, UPPER
+from stepwell.kernels.linear.units import AHEAD
 from stepwell.kernels.native import dot
 from stepwell.kernels.native import vector as v
 
@@ -77,10 +78,9 @@ def add_chunks(
         panels = range(len(sums[0]))
         w_at = builder.mul(at, ir.Constant(v.I64, len(panels) * CHUNK_BYTES))
         chunk = builder.add(tile.weights, w_at)
-        if tile.ahead is not None:
-            line = builder.add(chunk, tile.ahead)
-            for place in range(0, len(panels) * CHUNK_BYTES, 64):
-                dot.prefetch(builder, v.offset(builder, line, place))
+        if tile.asks:
+            for place in range(AHEAD, AHEAD + len(panels) * CHUNK_BYTES, 64):
+                dot.prefetch(builder, v.offset(builder, chunk, place))
         words = [words_at(builder, v.offset(builder, chunk, CHUNK_BYTES * p)) for p in panels]
         for part in range(PARTS):
             weights = [pairs(builder, words[p], part) for p in panels]

@@ -118,7 +118,7 @@ def _score(args, query, keys, scores, first, last, dim):
             sums, panels = scores + tile * _TILE_BYTES, keys + 2 * dim * tile * TILE_KEYS
             clear_sums(sums, ROWS)
             add_products(
-                sums, query, 2 * dim, panels, 0, 0, 0, 0, 1, dim // 2, 0, 0, ROWS, BFLOAT16,
+                sums, query, 2 * dim, panels, 0, 0, 0, 0, 1, dim // 2, 0, ROWS, BFLOAT16,
             )  # fmt: skip
             if load_float32(args, 2 * NUMBERS + 1) > _ZERO:
                 for row in range(ROWS):
@@ -145,7 +145,7 @@ def _add_values(weights, values, first, last, sums, factors, dim):
         keep_sums(place, factors, ROWS, _ROW_BYTES)
         panels = values + 2 * TILE_KEYS * (UNIT * tile + first)
         add_products(
-            place, weights + 2 * first, 2 * UNIT, panels, 0, 0, 0, 0, 1, (last - first) // 2, 0, 0,
+            place, weights + 2 * first, 2 * UNIT, panels, 0, 0, 0, 0, 1, (last - first) // 2, 0,
             ROWS, BFLOAT16,
         )  # fmt: skip
 
