@@ -15,9 +15,7 @@ _QUIET = 0.15
 _IDLE_FIELDS = (3, 4, 7)  # idle, waiting for a disk, taken by the host
 
 
-def wait_until_quiet(
-    *, most: float = 5.0, busy_cores: Callable[[float], float] | None = None
-) -> bool:
+def wait_until_quiet(*, most: float, busy_cores: Callable[[float], float] | None = None) -> bool:
     """Until all processes of this machine together use next to no time, at most `most` seconds.
     False if they went on. `busy_cores`: how to look, for so many seconds."""
     look = busy_cores or _busy_cores

@@ -178,7 +178,7 @@ def _one_turn(
         run.missing[name] = "no time was left for it"
         return None
     run.say(f"round {asked.turn + 1}, {part.value}: {variant.label}")
-    if not wait_until_quiet():
+    if not wait_until_quiet(most=run.options.patience):
         run.say("something else is computing beside it")
     start = time.monotonic()
     try:

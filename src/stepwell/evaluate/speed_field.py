@@ -73,7 +73,7 @@ class Field:
 
     def measure_ceiling(self) -> Ceiling:
         """What the machine does now, once it is quiet."""
-        wait_until_quiet()
+        wait_until_quiet(most=self.options.patience)
         return Ceiling(**self.contestants[PLAIN].ask("ceiling", quick=True))
 
     def drop(self, variant: Variant, error: ContestantFailed) -> None:

@@ -136,6 +136,11 @@ class SpeedOptions:
     workdir: Path = Path("~/.cache/stepwell/bench")
     environments: Path = Path("~/.cache/stepwell/rivals")
 
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a quiet machine before each measurement."""
+        return 0.2 if self.quick else 5.0
+
     def leaves_out(self, variant: Variant, part: Part) -> bool:
         """Quick runs measure bf16 in all parts, int8 without the long prompt, int4 in decoding."""
         left_out = {"int8": {Part.PREFILL}, "int4": {Part.PREFILL, Part.BATCH}}
