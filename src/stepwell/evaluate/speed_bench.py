@@ -38,6 +38,8 @@ from stepwell.evaluate.statistics import without_nan
 _SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of the mixed requests' lengths, of which a quick run takes the largest that there is time for."""
 _BY_BANDWIDTH = frozenset({Part.DECODE, Part.LONG})
+_MARGIN = 1.3
+"""Of the seconds that mixed requests should take, so that the last contestant has its turn."""
 _BATCH_STEP = 2.5
 """Decode steps that one step of a full batch takes, about; to plan with, nothing is judged by it.
 """
@@ -224,7 +226,7 @@ def _affordable(run: _Run, contestants: Field) -> float:
         steps = max(request.max_tokens for request in work.requests)
         seconds = work.prompt_tokens / rates[Part.PREFILL.value]
         seconds += _BATCH_STEP * steps / rates[Part.DECODE.value]
-        if seconds * runners <= run.left:
+        if seconds * runners * _MARGIN <= run.left:
             return share
     return _SHARES[-1]
 
