@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 
 import pytest
 
@@ -326,6 +327,22 @@ def test_what_counts_as_a_change_in_a_dump(
 def test_keys_of_a_dump_are_seeds_too() -> None:
     found = from_ddl(POSTGRES, dialect="postgres")
     assert Relationship(left="orders.who", right="users.id") in found
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text"),
+    [
+        ("postgres", "COPY t FROM stdin;\n" * 30_000),
+        ("mysql", "/*!" * 150_000),
+        ("tsql", "GO" + " " * 400_000 + "x"),
+        ("sqlite", "CREATE TRIGGER t" + ";" * 100_000),
+    ],
+)
+def test_what_is_made_to_take_long_does_not(dialect: str, text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(InvalidEntry):
+        schema_hashes(text, dialect=dialect)
+    assert time.process_time() - start < 30  # hours, if each place were looked at from each other
 
 
 def test_the_order_of_a_views_columns_counts() -> None:

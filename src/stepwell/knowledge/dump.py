@@ -320,8 +320,8 @@ def _told(token: Token) -> str:
 
 def _without_options(part: Part, text: str) -> str:
     """SQLite's ways to store a table."""
-    end = len(part.tokens)
-    while end and part.words[end - 1] in ("WITHOUT", "ROWID", "STRICT", ","):
+    words, end = part.words, len(part.tokens)
+    while end and words[end - 1] in ("WITHOUT", "ROWID", "STRICT", ","):
         end -= 1
     unchanged = text is not part.text or end == len(part.tokens) or not end
     return text if unchanged else text[: part.tokens[end - 1].end - part.tokens[0].start + 1]

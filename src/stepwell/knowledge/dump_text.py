@@ -19,15 +19,16 @@ _QUOTED = frozenset({
     TokenType.NUMBER,
 })  # fmt: skip
 
+# What is matched here is somebody else's text: no pattern looks at a character more than twice.
 # psql's rows behind COPY, and those of its commands that say nothing of tables
-_COPY = re.compile(r"^COPY .* FROM stdin;\n(?:.*\n)*?\\\.$", re.I | re.M)
+_COPY = re.compile(r"COPY .* FROM stdin;", re.I)
 _PSQL = re.compile(r"^\\(?:restrict|unrestrict|encoding)\b.*$", re.M)
 _CONNECT = re.compile(r"^\\connect\b(.*)$", re.M)
 # For MySQL and MariaDB these are no comments; the first one of a dump of MariaDB's says nothing.
 _SANDBOX = re.compile(r"/\*M?!999999\\- enable the sandbox mode \*/")
-_CONDITIONAL = re.compile(r"/\*M?!\d*(.*?)\*/", re.S)
+_CONDITIONAL = re.compile(r"/\*M?!\d*")
 _DELIMITER = re.compile(r"^DELIMITER[ \t]+(\S+)[ \t]*$", re.I | re.M)
-_GO = re.compile(r"^[ \t]*GO[ \t]*\d*[ \t]*(?:--.*)?$", re.I | re.M)
+_GO = re.compile(r"^[ \t]*GO(?:[ \t]+\d+)?[ \t]*(?:--.*)?$", re.I | re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,10 @@ def _sqlite(text: str, dialect: str) -> Iterator[Part]:
     """A trigger ends where SQLite itself says: at `; END ;`."""
 
     def ends(part: Sequence[Token]) -> bool:
-        words = [word(token) for token in part]
-        if words[0] != "CREATE" or "TRIGGER" not in words[1:3]:
+        first = [word(token) for token in part[:3]]
+        if first[0] != "CREATE" or "TRIGGER" not in first[1:]:
             return True
-        return words[-1] == "END" and words[-2] == ";"
+        return [word(token) for token in part[-2:]] == [";", "END"]
 
     for part in _split(text, dialect, ends=ends):
         if part.is_whole:
@@ -106,16 +107,43 @@ def _sqlite(text: str, dialect: str) -> Iterator[Part]:
 
 
 def _postgres(text: str, dialect: str) -> Iterator[Part]:
-    text = _PSQL.sub("", _COPY.sub("", text))
+    text = _PSQL.sub("", _without_rows(text))
     connected = {name.strip() for name in _CONNECT.findall(text)}
     if len(connected) > 1:
         raise wrong("it is of several databases.", "Give one after the other.")
     return _plain(_CONNECT.sub("", text), dialect)
 
 
+def _without_rows(text: str) -> str:
+    """Without each COPY and what follows it up to `\\.`, which must be there."""
+    kept, copied = [], False
+    for line in text.split("\n"):
+        if copied:
+            copied = line != "\\."
+        elif _COPY.fullmatch(line):
+            copied = True
+        else:
+            kept.append(line)
+    if copied:
+        raise wrong("rows behind a COPY do not end.", "Give all of it.")
+    return "\n".join(kept)
+
+
+def _uncommented(text: str) -> str:
+    """With what is in conditional comments."""
+    kept, place = [], 0
+    while found := _CONDITIONAL.search(text, place):
+        end = text.find("*/", found.end())
+        if end < 0:
+            break
+        kept += [text[place : found.start()], text[found.end() : end]]
+        place = end + 2
+    return "".join([*kept, text[place:]])
+
+
 def _mysql(text: str, dialect: str) -> Iterator[Part]:
     """At the delimiter that is in force."""
-    text = _CONDITIONAL.sub(r"\1", _SANDBOX.sub("", text))
+    text = _uncommented(_SANDBOX.sub("", text))
     start, delimiter = 0, ";"
     for found in [*_DELIMITER.finditer(text), None]:
         section = text[start : found.start() if found else len(text)]
