@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import sqlglot
 from sqlglot import Token, TokenType
@@ -31,7 +32,7 @@ _DELIMITER = re.compile(r"^DELIMITER[ \t]+(\S+)[ \t]*$", re.I | re.M)
 _GO = re.compile(r"^[ \t]*GO(?:[ \t]+\d+)?[ \t]*(?:--.*)?$", re.I | re.M)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
     """One statement. `is_whole`: semicolons inside of it are its own, whatever it is."""
 
@@ -39,7 +40,7 @@ class Part:
     text: str
     is_whole: bool = False
 
-    @property
+    @cached_property
     def words(self) -> list[str]:
         """Each token in upper case; what is quoted is empty."""
         return [word(token) for token in self.tokens]
